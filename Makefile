@@ -1,0 +1,54 @@
+# Every target does its own set-up: Python 3.11+ and make are all that a machine needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTOS := $(wildcard proto/helios/v1/*.proto)
+PROTO_VENV := .venv-proto
+
+.PHONY: help setup test test-all lint bench proto lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## the virtual environment with everything that the lock pins
+
+$(READY): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "helios needs Python 3.11 or newer; this is %s. Set PYTHON=/path/to/python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: $(READY) ## the quick tiers: what needs no service
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## style, types, and that the committed stubs match the protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/python -m pytest -q tests/architecture
+
+bench: $(READY) ## the benchmarks, never part of the tests
+	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=min,median,max,ops -W default
+
+proto: $(PROTO_VENV)/.ready ## generate the stubs with the lowest grpcio and protobuf that are supported
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=quiet:proto \
+		--plugin=protoc-gen-mypy=$(PROTO_VENV)/bin/protoc-gen-mypy $(PROTOS)
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=quiet:proto \
+		--plugin=protoc-gen-mypy_grpc=$(PROTO_VENV)/bin/protoc-gen-mypy_grpc proto/helios/v1/service.proto
+
+$(PROTO_VENV)/.ready: requirements/proto.txt
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/proto.txt
+	@touch $@
+
+lock: $(READY) ## pin every dependency anew, with hashes and without addresses
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --all-extras --group dev --upgrade pyproject.toml requirements/build.in -o requirements/lock.txt
+
+clean: ## remove the virtual environments and caches
+	rm -rf $(VENV) $(PROTO_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

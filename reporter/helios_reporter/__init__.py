@@ -1,0 +1,1 @@
+"""The reporter: joins alerts into incidents, gathers evidence, writes the report."""
