@@ -1,0 +1,172 @@
+"""The latency histogram: OpenTelemetry's exponential histogram at fixed scale 5, with exact sums.
+
+Scale 5 means a base of 2^(1/32); bucket i holds the integer microseconds in
+(2^(i/32), 2^((i+1)/32)] (OpenTelemetry metrics data model, "ExponentialHistogram"). One scale for
+all makes merging the addition of counts, which is exact in any order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+from math import ceil, isqrt, sqrt
+from operator import mul
+from typing import Final
+
+SCALE: Final = 5
+MAX_LATENCY_US: Final = 3_600_000_000  # one hour; longer ones are clamped
+ZERO_THRESHOLD_US: Final = 1
+# 2·lo·hi/(lo+hi) of a bucket is off by (base - 1)/(base + 1) at most.
+RELATIVE_ERROR: Final = (2 ** (1 / 32) - 1) / (2 ** (1 / 32) + 1)
+
+
+def _floor_power(k: int) -> int:
+    """floor(2^(k/32)), exactly: five nested integer square roots."""
+    root = 1 << k
+    for _ in range(SCALE):
+        root = isqrt(root)
+    return root
+
+
+N_BUCKETS: Final = 1016  # up to one hour: ceil(32 · log2(3.6e9))
+# The largest integer of each bucket. Buckets 0 to 30 hold no integer above the zero threshold, so
+# that a value of 0 or 1 finds index 0 and nothing else does.
+_UPPER: Final = [_floor_power(i + 1) for i in range(N_BUCKETS)]
+
+
+def bucket_of(value_us: int) -> int:
+    """The bucket of an integer 2 ≤ value_us ≤ MAX_LATENCY_US; 0 for a value in the zero bucket."""
+    return bisect_left(_UPPER, value_us)
+
+
+def bucket_value(index: int) -> float:
+    """The value that stands for bucket `index`: the harmonic mean of its bounds, µs."""
+    low, high = 2 ** (index / 32), 2 ** ((index + 1) / 32)
+    return 2 * low * high / (low + high)
+
+
+class LatencyHistogram:
+    """Latencies of a window: counts by bucket, exact count, sum, sum of squares, least and most.
+
+    All of it is integers, so that merging is exact in any order. An empty histogram has
+    `min_us` and `max_us` of 0, which mean nothing then.
+    """
+
+    __slots__ = ("buckets", "max_us", "min_us", "sum_squares_us2", "sum_us", "zero_count")
+
+    def __init__(self) -> None:
+        self.zero_count = 0
+        self.buckets: Counter[int] = Counter()
+        self.sum_us = 0
+        self.sum_squares_us2 = 0
+        self.min_us = 0
+        self.max_us = 0
+
+    @classmethod
+    def of(cls, values_us: Iterable[int]) -> LatencyHistogram:
+        """The histogram of integer microseconds ≥ 0."""
+        histogram = cls()
+        histogram.add(list(values_us))
+        return histogram
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        zero_count: int,
+        buckets: Mapping[int, int],
+        sum_us: int,
+        sum_squares_us2: int,
+        min_us: int,
+        max_us: int,
+    ) -> LatencyHistogram:
+        """From its stored parts; a ValueError when they cannot belong together."""
+        histogram = cls()
+        histogram.zero_count = zero_count
+        histogram.buckets = Counter({i: n for i, n in buckets.items() if n})
+        if zero_count < 0 or any(n < 0 or not 0 <= i < N_BUCKETS for i, n in histogram.buckets.items()):
+            raise ValueError("a latency histogram with a negative count or a bucket outside 0 to 1015")
+        if not 0 <= min_us <= max_us <= MAX_LATENCY_US or sum_us < 0 or sum_squares_us2 < 0:
+            raise ValueError(f"a latency histogram with min {min_us}, max {max_us}, sum {sum_us} µs")
+        if histogram.count and not histogram.count * min_us <= sum_us <= histogram.count * max_us:
+            raise ValueError(f"a latency histogram whose sum {sum_us} µs is not between count·min and count·max")
+        histogram.sum_us, histogram.sum_squares_us2 = sum_us, sum_squares_us2
+        histogram.min_us, histogram.max_us = min_us, max_us
+        return histogram
+
+    def add(self, values_us: list[int]) -> None:
+        """Adds integer microseconds ≥ 0 (a negative one is a ValueError); above 1 h is clamped."""
+        if not values_us:
+            return
+        least, most = min(values_us), max(values_us)
+        if least < 0:
+            raise ValueError(f"a latency of {least} µs: latencies are not negative")
+        if most > MAX_LATENCY_US:
+            values_us = [min(v, MAX_LATENCY_US) for v in values_us]
+            least, most = min(least, MAX_LATENCY_US), MAX_LATENCY_US
+        self.min_us = min(self.min_us, least) if self.count else least
+        counts = Counter(map(bisect_left, repeat(_UPPER), values_us))
+        self.zero_count += counts.pop(0, 0)
+        self.buckets.update(counts)
+        self.sum_us += sum(values_us)
+        self.sum_squares_us2 += sum(map(mul, values_us, values_us))
+        self.max_us = max(self.max_us, most)
+
+    def merge(self, other: LatencyHistogram) -> None:
+        """Adds what `other` has counted."""
+        if not other.count:
+            return
+        self.min_us = min(self.min_us, other.min_us) if self.count else other.min_us
+        self.max_us = max(self.max_us, other.max_us)
+        self.zero_count += other.zero_count
+        self.buckets.update(other.buckets)
+        self.sum_us += other.sum_us
+        self.sum_squares_us2 += other.sum_squares_us2
+
+    @property
+    def count(self) -> int:
+        return self.zero_count + self.buckets.total()
+
+    @property
+    def mean_us(self) -> float:
+        """NaN when empty."""
+        return self.sum_us / self.count if self.count else float("nan")
+
+    @property
+    def stddev_us(self) -> float:
+        """Population standard deviation from the exact sums; NaN when empty."""
+        n = self.count
+        if not n:
+            return float("nan")
+        return sqrt(n * self.sum_squares_us2 - self.sum_us * self.sum_us) / n
+
+    def quantile_us(self, q: float) -> float:
+        """The nearest-rank quantile, within RELATIVE_ERROR of the exact one; NaN when empty."""
+        if not 0 <= q <= 1:
+            raise ValueError(f"quantile {q}: a number from 0 to 1")
+        n = self.count
+        if not n:
+            return float("nan")
+        rank = max(1, ceil(q * n))
+        if rank <= self.zero_count:
+            return float(min(ZERO_THRESHOLD_US, self.max_us))
+        seen = self.zero_count
+        value = float(self.max_us)
+        for index in sorted(self.buckets):
+            seen += self.buckets[index]
+            if seen >= rank:
+                value = bucket_value(index)
+                break
+        return min(max(value, float(self.min_us)), float(self.max_us))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LatencyHistogram):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __repr__(self) -> str:
+        return f"LatencyHistogram(count={self.count}, {self.min_us} to {self.max_us} µs)"
