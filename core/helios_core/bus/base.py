@@ -1,0 +1,135 @@
+"""The port of the bus: topics of partitions of records, and groups of consumers that commit offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+from helios_core.errors import BusRejected
+
+MAX_RECORD_BYTES: Final = 1024 * 1024  # value and headers; twice the largest slice
+MAX_METADATA_BYTES: Final = 64 * 1024
+
+
+class Topic(StrEnum):
+    """The topics of Helios, by the names that users see."""
+
+    WINDOWS = "windows"
+    EVENTS = "events"
+    METRICS = "metrics"
+    ANOMALY_ALERTS = "anomaly-alerts"
+    INCIDENTS = "incidents"
+    DEAD_LETTER = "dead-letter"
+
+
+class Partition(NamedTuple):
+    topic: Topic
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is published. Records with the same key go to the same partition, in order."""
+
+    topic: Topic
+    key: str
+    value: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record as it was read, with where it stands.
+
+    Attributes:
+        offset: its position in the partition; unique and ascending, not without gaps.
+        time_us: when the bus took it, microseconds since the epoch.
+    """
+
+    partition: Partition
+    offset: int
+    time_us: int
+    key: str
+    value: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """How far a group has got in a partition.
+
+    Attributes:
+        next_offset: the first offset that is not yet done.
+        metadata: what the group wants to find again with it, at most 64 KiB.
+    """
+
+    next_offset: int
+    metadata: bytes = b""
+
+
+class Consumer(Protocol):
+    """One member of a group, reading the partitions that it is given. Not for use by two tasks at once."""
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
+        """The next records in order of each partition; empty when none came within the time.
+
+        Raises:
+            BusUnavailable: the bus cannot be read now; the position is unchanged.
+        """
+        ...
+
+    async def commit(self, commits: Mapping[Partition, Commit]) -> None:
+        """Makes progress durable. Called after the work on all earlier offsets is safe.
+
+        Raises:
+            BusUnavailable: it is not durable; records may come again.
+        """
+        ...
+
+    async def committed(self) -> Mapping[Partition, Commit]:
+        """What the group has committed, for every partition that this member reads and that has any."""
+        ...
+
+    async def lag(self) -> int:
+        """How many records of its partitions it has not yet polled."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves the group. Nothing is committed by it."""
+        ...
+
+
+class Bus(Protocol):
+    """Where records are kept until every group has read them, or retention drops them."""
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Returns when all records are durable. Their order within a key is kept.
+
+        Raises:
+            BusRejected: a record is over the size limit; none was published.
+            BusUnavailable: not all are known to be durable: publish them all again. Readers are
+                idempotent, so that a record that was durable after all does no harm.
+        """
+        ...
+
+    async def subscribe(self, group: str, topics: Sequence[Topic]) -> Consumer:
+        """A member of the group, at what the group has committed, or at the beginning.
+
+        Raises:
+            BusUnavailable: the bus cannot be reached now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Waits for what is being published, then lets go of everything. May be called twice."""
+        ...
+
+
+def check(records: Sequence[Record]) -> None:
+    """BusRejected when one of the records can never be published."""
+    for record in records:
+        size = len(record.value) + sum(len(name) + len(text) for name, text in record.headers.items())
+        if size > MAX_RECORD_BYTES:
+            raise BusRejected(f"a record of {size} bytes for {record.topic} ({record.key}): at most {MAX_RECORD_BYTES}")

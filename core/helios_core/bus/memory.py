@@ -1,0 +1,92 @@
+"""The bus in memory: for tests, and for what need not outlive the process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check
+from helios_core.clock import Clock, SystemClock
+
+
+class MemoryBus:
+    """One partition a topic, everything kept. See `base.Bus`."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._logs: dict[Topic, list[Received]] = {topic: [] for topic in Topic}
+        self._commits: dict[tuple[str, Partition], Commit] = {}
+        self._arrived = asyncio.Condition()
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        check(records)
+        now_us = self._clock.now_us()
+        async with self._arrived:
+            for record in records:
+                log = self._logs[record.topic]
+                log.append(
+                    Received(
+                        Partition(record.topic, 0),
+                        len(log),
+                        now_us,
+                        record.key,
+                        record.value,
+                        dict(record.headers),
+                    )
+                )
+            self._arrived.notify_all()
+
+    async def subscribe(self, group: str, topics: Sequence[Topic]) -> MemoryConsumer:
+        return MemoryConsumer(self, group, topics)
+
+    async def close(self) -> None:
+        return None
+
+
+class MemoryConsumer:
+    """See `base.Consumer`."""
+
+    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[Topic]) -> None:
+        self._bus = bus
+        self._group = group
+        self._partitions = [Partition(topic, 0) for topic in topics]
+        self._next = {partition: self._start(partition) for partition in self._partitions}
+
+    def _start(self, partition: Partition) -> int:
+        commit = self._bus._commits.get((self._group, partition))
+        return commit.next_offset if commit else 0
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
+        arrived = self._bus._arrived
+        async with arrived:
+            if not self._ready():
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await arrived.wait_for(self._ready)
+                except TimeoutError:
+                    return []
+            found: list[Received] = []
+            for partition in self._partitions:
+                log = self._bus._logs[partition.topic]
+                start = self._next[partition]
+                taken = log[start : start + max_records - len(found)]
+                self._next[partition] = start + len(taken)
+                found += taken
+            return found
+
+    def _ready(self) -> bool:
+        return any(self._next[p] < len(self._bus._logs[p.topic]) for p in self._partitions)
+
+    async def commit(self, commits: Mapping[Partition, Commit]) -> None:
+        for partition, commit in commits.items():
+            self._bus._commits[self._group, partition] = commit
+
+    async def committed(self) -> Mapping[Partition, Commit]:
+        commits = self._bus._commits
+        return {p: commits[self._group, p] for p in self._partitions if (self._group, p) in commits}
+
+    async def lag(self) -> int:
+        return sum(len(self._bus._logs[p.topic]) - self._next[p] for p in self._partitions)
+
+    async def close(self) -> None:
+        return None

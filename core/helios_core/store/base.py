@@ -1,0 +1,92 @@
+"""The port of the store: slices and raw events are applied once, queries are asked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from helios_core.batches import BatchId, Slice
+from helios_core.bus.base import Partition
+from helios_core.model import EventRecord
+from helios_core.store.ledger import Verdict
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceWrite:
+    """A slice from the topic `windows`, with its identity and the hash of its bytes."""
+
+    id: BatchId
+    partition: int
+    content_hash: bytes
+    slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class EventsWrite:
+    """A record from the topic `events`, with where it stood: its identity."""
+
+    partition: Partition
+    offset: int
+    record: EventRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one write.
+
+    Attributes:
+        verdict: of the write as a whole.
+        duplicates: raw events that had been stored before under the sender's own id.
+        conflicts: raw events whose id had been stored with other content.
+    """
+
+    verdict: Verdict
+    duplicates: int = 0
+    conflicts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A named statement of `helios_sql` with its parameters."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+class Store(Protocol):
+    """Where everything that is kept is kept. Queries are asked by their names in helios_sql."""
+
+    async def apply(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+        """Applies each write once, all in one transaction that is durable on return.
+
+        A write whose identity was applied before is a DUPLICATE, and a CONFLICT when its content
+        differs; neither changes anything. The deltas of raw events are derived here, of those
+        events that are new.
+
+        Raises:
+            StoreUnavailable: nothing was applied.
+        """
+        ...
+
+    async def transact(self, statements: Sequence[Statement]) -> None:
+        """Runs statements in one transaction that is durable on return.
+
+        Raises:
+            StoreUnavailable: nothing was changed.
+        """
+        ...
+
+    async def query(self, name: str, **parameters: Any) -> list[Row]:
+        """The rows of a named query.
+
+        Raises:
+            StoreUnavailable: it cannot be asked now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Waits for what is under way, then lets go of everything. May be called twice."""
+        ...

@@ -1,0 +1,3 @@
+SELECT document FROM anomalies
+WHERE decided_us >= :from_us AND decided_us < :to_us
+ORDER BY decided_us, id

@@ -1,0 +1,1 @@
+INSERT INTO metrics VALUES (:time_us, :name, :service, :host, :value, :labels)

@@ -1,0 +1,1 @@
+INSERT INTO window_templates VALUES (:service, :template_id, :start_us, :count)

@@ -1,0 +1,1 @@
+SELECT state FROM ledger WHERE agent_id = :agent_id AND incarnation = :incarnation AND partition = :partition

@@ -1,0 +1,1 @@
+SELECT next_offset FROM positions WHERE topic = :topic AND partition = :partition

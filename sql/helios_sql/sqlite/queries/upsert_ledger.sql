@@ -1,0 +1,1 @@
+INSERT OR REPLACE INTO ledger VALUES (:agent_id, :incarnation, :partition, :state)

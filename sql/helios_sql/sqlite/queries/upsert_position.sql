@@ -1,0 +1,1 @@
+INSERT OR REPLACE INTO positions VALUES (:topic, :partition, :next_offset)
