@@ -1,0 +1,148 @@
+"""The port of the parsers: what goes in, what comes out, what each promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final, Protocol
+
+from helios_core.columns import Columns, Notable
+from helios_core.model import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of one source.
+
+    Attributes:
+        data: lines, each ended by a line feed; the last one may lack it at the end of a source.
+        receipt_us: the clock when they were read: the time of events that carry none.
+        times_us: one time for each line, from what wraps the lines (a container's log driver); when
+            given it is the time of the events, whatever the lines say themselves.
+    """
+
+    data: bytes
+    receipt_us: int
+    times_us: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParserContext:
+    """What a parser needs to know about its source.
+
+    Attributes:
+        service: the service of lines that name none.
+        reference_us: a time near which the lines were written, for formats without a year.
+        utc_offset_s: the zone of times that name none, seconds east of UTC.
+    """
+
+    service: str
+    reference_us: int
+    utc_offset_s: int = 0
+
+
+@dataclass(slots=True)
+class Parsed:
+    """One block after parsing. The counting law:
+
+    lines = len(events) + continued + unparsed + sum of dropped.
+
+    Attributes:
+        events: the columns.
+        lines: the lines of the block.
+        continued: lines that belong to the event before them (a stack trace).
+        unparsed: lines that the parser did not take, and their bytes.
+        dropped: lines that are no input at all, by reason (`blank`).
+        mended: values of events that could not be used, by reason (`negative_latency`): the event
+            counts without them.
+        examples: the beginning of the first few unparsed lines, for a person.
+    """
+
+    events: Columns
+    lines: int
+    continued: int = 0
+    unparsed: int = 0
+    unparsed_bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+
+class Parser(Protocol):
+    """Made for one source, and used for its blocks in order.
+
+    `parse` never raises because of what the block contains: what it cannot take is counted in
+    `unparsed`. It may keep state between blocks of its source (bounded), but does no input or output.
+    """
+
+    name: str
+
+    def parse(self, block: Block) -> Parsed: ...
+
+
+_MAX_EXAMPLES: Final = 3
+_MAX_EXAMPLE_CHARS: Final = 200
+
+
+class Rows:
+    """Columns under construction, one event at a time: the careful way, for lines of any shape."""
+
+    __slots__ = ("_endpoints", "_latencies", "_services", "parsed")
+
+    def __init__(self, lines: int) -> None:
+        self._services: list[str] = []
+        self._latencies: list[int | None] = []
+        self._endpoints: list[str | None] = []
+        self.parsed = Parsed(Columns([], self._services, [], self._latencies, self._endpoints), lines)
+
+    def add(
+        self,
+        *,
+        time_us: int,
+        service: str,
+        level: int,
+        message: str,
+        size: int,
+        latency_us: float | None = None,
+        endpoint: str | None = None,
+        trace_id: str = "",
+        span_id: str = "",
+    ) -> None:
+        """One event. A latency that is negative or no number is left out, and counted."""
+        events = self.parsed.events
+        if latency_us is not None and not 0 <= latency_us < inf:
+            self.parsed.mended["bad_latency"] += 1
+            latency_us = None
+        if level >= Level.WARN:
+            events.notable.append(Notable(len(events), message, trace_id, span_id))
+        events.time_us.append(time_us)
+        self._services.append(service)
+        events.level.append(level)
+        self._latencies.append(None if latency_us is None else round(latency_us))
+        self._endpoints.append(endpoint)
+        events.size.append(size)
+
+    def continued(self, size: int) -> None:
+        """A line that belongs to the event before it."""
+        self.parsed.continued += 1
+        if self.parsed.events.size:
+            self.parsed.events.size[-1] += size
+
+    def unparsed(self, line: bytes) -> None:
+        """A line that the parser does not take."""
+        self.parsed.unparsed += 1
+        self.parsed.unparsed_bytes += len(line)
+        if len(self.parsed.examples) < _MAX_EXAMPLES:
+            self.parsed.examples.append(line[:_MAX_EXAMPLE_CHARS].decode("utf-8", "replace"))
+
+    def blank(self) -> None:
+        self.parsed.dropped["blank"] += 1
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of a block without their line feeds."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines

@@ -1,0 +1,100 @@
+"""Docker's json-file driver: each line wraps a piece of a container's output, which is parsed in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from helios_agent.parsers.base import Block, Parsed, Parser, ParserContext, Rows, lines_of
+from helios_agent.parsers.timestamps import IsoTimes
+
+_MAX_PENDING_BYTES: Final = 1 << 20
+
+
+class _Wrapped(msgspec.Struct, gc=False):
+    log: str
+    stream: str
+    time: str
+
+
+_DECODER: Final = msgspec.json.Decoder(_Wrapped)
+
+
+def _unwrapped(line: bytes) -> _Wrapped | None:
+    try:
+        return _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+class Docker:
+    """Parser of Docker's json-file (see `base.Parser`). The time is the driver's.
+
+    A piece without a line feed at its end is the beginning of a longer line: the pieces are joined,
+    also over the ends of blocks.
+    """
+
+    name = "docker"
+
+    def __init__(self, inner: Parser) -> None:
+        self._inner = inner
+        self._times = IsoTimes()
+        self._pending = ""
+
+    @classmethod
+    def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Docker:
+        """For a source whose first lines are given; what they wrap decides the inner parser."""
+        from helios_agent.parsers.detect import detect  # it knows all parsers, this one among them
+
+        wrapped = [piece.log.encode().rstrip(b"\n") for line in lines if (piece := _unwrapped(line))]
+        return cls(detect(context, [line for line in wrapped if line.strip()], without=cls.name))
+
+    @staticmethod
+    def recognises(lines: Sequence[bytes]) -> float:
+        """The share of the lines that have Docker's three fields."""
+        return sum(1 for line in lines if _unwrapped(line)) / len(lines) if lines else 0.0
+
+    def parse(self, block: Block) -> Parsed:
+        lines = lines_of(block.data)
+        rows = Rows(len(lines))
+        texts: list[str] = []
+        times: list[int] = []
+        sizes: list[int] = []
+        joined = 0
+        pending_size = 0
+        for line in lines:
+            piece = _unwrapped(line)
+            if piece is None:
+                rows.unparsed(line) if line.strip() else rows.blank()
+                continue
+            text = self._pending + piece.log
+            pending_size += len(line)
+            if not text.endswith("\n") and len(text) < _MAX_PENDING_BYTES:
+                self._pending = text
+                joined += 1
+                continue
+            self._pending = ""
+            try:
+                time_us = self._times.one(piece.time)
+            except ValueError:
+                rows.parsed.mended["bad_time"] += 1
+                time_us = block.receipt_us
+            # One line of the driver is one line here, whatever it contains.
+            texts.append(text.rstrip("\n").replace("\n", " "))
+            times.append(time_us)
+            sizes.append(pending_size)
+            pending_size = 0
+        inner = self._inner.parse(Block("".join(f"{t}\n" for t in texts).encode(), block.receipt_us, times))
+        outer = rows.parsed
+        outer.events = inner.events
+        if len(inner.events) == len(sizes):
+            outer.events.size = sizes
+        outer.continued += inner.continued + joined
+        outer.unparsed += inner.unparsed
+        outer.unparsed_bytes += inner.unparsed_bytes
+        outer.dropped += inner.dropped
+        outer.mended += inner.mended
+        outer.examples = [*outer.examples, *inner.examples][:3]
+        return outer

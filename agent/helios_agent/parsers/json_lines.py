@@ -1,0 +1,280 @@
+"""JSON lines: one object a line, its fields found by the names that loggers use.
+
+The first lines decide which names this source uses; a decoder made for just these reads whole
+blocks, and skips every other field almost free. Lines of another shape take the careful way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.levels import Levels, level_of_status
+from helios_agent.parsers.timestamps import IsoTimes, epoch_us
+from helios_core.columns import Columns, Notable
+from helios_core.model import Level
+
+# The names of each role, the likeliest first; a dot goes into an object unless the flat name exists.
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "time": (
+        "timestamp", "time", "ts", "@timestamp", "date", "datetime", "eventTime", "t", "asctime",
+        "created_at",
+    ),
+    "service": (
+        "service", "service_name", "service.name", "serviceName", "app", "application", "logger_service",
+        "kubernetes.labels.app", "component", "container_name",
+    ),
+    "level": ("level", "severity", "lvl", "log.level", "levelname", "loglevel", "log_level"),
+    "message": ("message", "msg", "log", "event", "body", "text"),
+    "status": ("status", "status_code", "http.status_code", "statusCode", "metadata.status"),
+    "endpoint": (
+        "endpoint", "path", "route", "uri", "request_uri", "http.route", "http.path", "url.path", "url",
+        "metadata.endpoint", "metadata.path",
+    ),
+    "trace_id": ("trace_id", "traceId", "trace.id", "traceID", "dd.trace_id", "metadata.trace_id"),
+    "span_id": ("span_id", "spanId", "span.id", "dd.span_id"),
+}  # fmt: skip
+# Latency names with the µs of their unit.
+_LATENCIES: Final[dict[str, float]] = {
+    "latency_ms": 1e3, "duration_ms": 1e3, "elapsed_ms": 1e3, "response_time_ms": 1e3, "took_ms": 1e3,
+    "metadata.latency_ms": 1e3, "metadata.duration_ms": 1e3, "http.latency_ms": 1e3, "responseTime": 1e3,
+    "latency_us": 1.0, "duration_us": 1.0, "elapsed_us": 1.0, "duration_ns": 1e-3, "latency_ns": 1e-3,
+    "latency_s": 1e6, "duration_s": 1e6, "duration_seconds": 1e6, "request_time": 1e6,
+}  # fmt: skip
+
+
+def _lookup(record: Mapping[str, Any], name: str) -> Any:
+    """The value at a name, flat (`log.level`) or nested (`log` → `level`); None when there is none."""
+    if name in record or "." not in name:
+        return record.get(name)
+    value: Any = record
+    for step in name.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(step)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which name plays which role in the lines of one source."""
+
+    names: Mapping[str, str]
+    latency: str | None
+    latency_unit_us: float
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> Shape:
+        """The first name of each role that any of the records has."""
+
+        def used(names: Sequence[str]) -> str | None:
+            return next((n for n in names if any(_lookup(r, n) is not None for r in records)), None)
+
+        names = {role: name for role, candidates in _NAMES.items() if (name := used(candidates)) is not None}
+        latency = used(tuple(_LATENCIES))
+        return cls(names, latency, _LATENCIES.get(latency or "", 1.0))
+
+
+class _NotTaken(ValueError):
+    """A line that is no JSON object."""
+
+
+class JsonLines:
+    """Parser of JSON lines (see `base.Parser`)."""
+
+    name = "json"
+
+    def __init__(self, context: ParserContext, shape: Shape) -> None:
+        self._context = context
+        self._shape = shape
+        self._times = IsoTimes(context.utc_offset_s)
+        self._levels = Levels()
+        self._decoder = _decoder(shape)
+
+    @classmethod
+    def make(cls, context: ParserContext, lines: Sequence[bytes]) -> JsonLines:
+        """For a source whose first lines are given."""
+        return cls(context, Shape.of(list(_records(lines))))
+
+    @staticmethod
+    def recognises(lines: Sequence[bytes]) -> float:
+        """The share of the lines that are JSON objects."""
+        return sum(1 for _ in _records(lines)) / len(lines) if lines else 0.0
+
+    def parse(self, block: Block) -> Parsed:
+        lines = lines_of(block.data)
+        if self._decoder is not None:
+            try:
+                columns = self._fast(self._decoder, block, lines)
+            except (msgspec.DecodeError, ValueError, OverflowError, TypeError):
+                columns = None  # some line is of another shape: the careful way tells which
+            if columns is not None:
+                return Parsed(columns, len(lines))
+        rows = Rows(len(lines))
+        for number, line in enumerate(lines):
+            if not line.strip():
+                rows.blank()
+                continue
+            try:
+                self._careful(rows, line, block, number)
+            except _NotTaken:
+                rows.unparsed(line)
+        return rows.parsed
+
+    def _fast(self, decoder: msgspec.json.Decoder[Any], block: Block, lines: list[bytes]) -> Columns | None:
+        """All lines at once; None or an error when any of them is of another shape."""
+        rows = decoder.decode_lines(block.data)
+        if len(rows) != len(lines):
+            return None
+        times = block.times_us or self._times.column([row.time for row in rows])
+        services = [row.service for row in rows]
+        if not all(services):
+            services = [name or self._context.service for name in services]
+        written = [row.level for row in rows]
+        if None in written:
+            return None
+        levels = [self._levels[word] for word in written]
+        if Level.UNSPECIFIED in levels:
+            return None
+        unit = self._shape.latency_unit_us
+        latencies: list[int | None] = []
+        if self._shape.latency is not None:
+            latencies = [None if (value := row.latency) is None else int(value * unit + 0.5) for row in rows]
+            if min((value for value in latencies if value is not None), default=0) < 0:
+                return None
+        first = services[0]
+        return Columns(
+            time_us=times,
+            service=first if services.count(first) == len(services) else services,
+            level=levels,
+            latency_us=latencies,
+            endpoint=[row.endpoint for row in rows] if "endpoint" in self._shape.names else [],
+            size=list(map(len, lines)),
+            notable=[
+                Notable(i, rows[i].message or "", rows[i].trace_id or "", rows[i].span_id or "")
+                for i, level in enumerate(levels)
+                if level >= Level.WARN
+            ],
+        )
+
+    def _careful(self, rows: Rows, line: bytes, block: Block, number: int) -> None:
+        """One line of any shape."""
+        record = _record(line)
+        shape = self._shape
+
+        def value_of(role: str) -> Any:
+            value = _lookup(record, shape.names[role]) if role in shape.names else None
+            if value is None:
+                value = next((v for n in _NAMES[role] if (v := _lookup(record, n)) is not None), None)
+            return value
+
+        time_us = self._time_us(value_of("time")) if block.times_us is None else block.times_us[number]
+        if time_us is None:
+            rows.parsed.mended["bad_time"] += 1
+            time_us = block.receipt_us
+        level = self._levels[value_of("level")] if isinstance(value_of("level"), str | int) else Level.UNSPECIFIED
+        if level == Level.UNSPECIFIED:
+            status = value_of("status")
+            if isinstance(status, str) and status.isdigit():
+                status = int(status)
+            if isinstance(status, int) and 100 <= status <= 599:
+                level = level_of_status(status)
+        endpoint = value_of("endpoint")
+        rows.add(
+            time_us=time_us,
+            service=_text(value_of("service")) or self._context.service,
+            level=level,
+            message=_text(value_of("message")),
+            size=len(line),
+            latency_us=_latency_us(record, shape, rows.parsed),
+            endpoint=endpoint if isinstance(endpoint, str) and endpoint else None,
+            trace_id=_text(value_of("trace_id")),
+            span_id=_text(value_of("span_id")),
+        )
+
+    def _time_us(self, value: object) -> int | None:
+        try:
+            if isinstance(value, str):
+                return epoch_us(float(value)) if _is_number(value) else self._times.one(value)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return epoch_us(value)
+        except (ValueError, OverflowError):
+            return None
+        return None
+
+
+def _decoder(shape: Shape) -> msgspec.json.Decoder[Any] | None:
+    """A decoder of just the fields that matter; None when the shape has no fast way."""
+    if "time" not in shape.names or "level" not in shape.names:
+        return None
+    if any("." in name for name in (*shape.names.values(), shape.latency or "")):
+        return None
+    optional = str | None
+    kinds: list[tuple[str, Any, Any]] = [
+        ("time", str, ""),
+        ("service", str, ""),
+        ("level", str | int | None, None),
+    ]
+    kinds += [(role, optional, None) for role in ("message", "endpoint", "trace_id", "span_id")]
+    kinds.append(("latency", float | None, None))
+    names = {role: name for role, name in shape.names.items() if role != "status"}
+    if shape.latency is not None:
+        names["latency"] = shape.latency
+    # A role without a name gets one that no line has, so that a field of the role's own name is not read.
+    renamed = {role: names.get(role, f"<no {role}>") for role, _, _ in kinds}
+    made = msgspec.defstruct("Line", kinds, rename=renamed, gc=False)
+    return msgspec.json.Decoder(made)
+
+
+def _latency_us(record: Mapping[str, Any], shape: Shape, parsed: Parsed) -> float | None:
+    name, unit = shape.latency, shape.latency_unit_us
+    value = None if name is None else _lookup(record, name)
+    if value is None:
+        name = next((n for n in _LATENCIES if _lookup(record, n) is not None), None)
+        if name is None:
+            return None
+        value, unit = _lookup(record, name), _LATENCIES[name]
+    try:
+        return float(value) * unit
+    except (TypeError, ValueError, OverflowError):
+        parsed.mended["bad_latency"] += 1
+        return None
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One object. NaN and Infinity, which Python's own encoder writes, are taken as Python takes them."""
+    try:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            record = json.loads(line.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            raise _NotTaken from None
+    if not isinstance(record, dict):
+        raise _NotTaken
+    return record
+
+
+def _records(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    found = []
+    for line in lines:
+        try:
+            found.append(_record(line))
+        except _NotTaken:
+            continue
+    return found
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()

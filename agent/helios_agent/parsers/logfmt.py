@@ -1,0 +1,51 @@
+"""logfmt: `key=value` pairs on a line. Its fields play the same roles as those of JSON lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from helios_agent.parsers.base import Block, Parsed, ParserContext, lines_of
+from helios_agent.parsers.json_lines import JsonLines, Shape
+
+_PAIR: Final = re.compile(r'([A-Za-z_@][\w.@-]*)=(?:"((?:[^"\\]|\\.)*)"|(\S*))')
+_MIN_PAIRS: Final = 3
+
+
+def _fields(line: bytes) -> dict[str, str]:
+    """The pairs of a line; empty unless the line begins with one and has at least three."""
+    text = line.decode("utf-8", "replace").lstrip()
+    if not _PAIR.match(text):
+        return {}
+    fields = {key: quoted.replace('\\"', '"') or bare for key, quoted, bare in _PAIR.findall(text)}
+    return fields if len(fields) >= _MIN_PAIRS else {}
+
+
+class Logfmt:
+    """Parser of logfmt (see `base.Parser`): each line becomes the JSON object that it stands for."""
+
+    name = "logfmt"
+
+    def __init__(self, json_lines: JsonLines) -> None:
+        self._json = json_lines
+
+    @classmethod
+    def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Logfmt:
+        """For a source whose first lines are given."""
+        return cls(JsonLines(context, Shape.of([fields for line in lines if (fields := _fields(line))])))
+
+    @staticmethod
+    def recognises(lines: Sequence[bytes]) -> float:
+        """The share of the lines that begin with a pair and have three or more."""
+        return sum(1 for line in lines if _fields(line)) / len(lines) if lines else 0.0
+
+    def parse(self, block: Block) -> Parsed:
+        lines = lines_of(block.data)
+        rewritten = b"\n".join(msgspec.json.encode(fields) if (fields := _fields(line)) else line for line in lines)
+        parsed = self._json.parse(Block(rewritten + b"\n" if lines else b"", block.receipt_us, block.times_us))
+        if len(parsed.events) == len(lines):
+            parsed.events.size = list(map(len, lines))
+        return parsed
