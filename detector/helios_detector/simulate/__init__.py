@@ -1,0 +1,3 @@
+"""Simulator of realistic service logs with labelled anomalies; importing it loads nothing, see `scenario`."""
+
+from __future__ import annotations
