@@ -13,7 +13,7 @@ from typing import Final, cast
 import msgspec
 from google.protobuf.message import DecodeError
 
-from helios.v1 import batch_pb2, events_pb2, windows_pb2
+from helios.v1 import batch_pb2, events_pb2, service_pb2, windows_pb2
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
 from helios_core.errors import WireError
 from helios_core.model import MAX_SERVICE_BYTES, Event, EventRecord, Level, MetricSample, Signal
@@ -252,9 +252,7 @@ def slice_to_proto(part: Slice) -> batch_pb2.Slice:
 
 def slice_from_proto(message: batch_pb2.Slice) -> Slice:
     """WireError when a limit is broken or an item does not decode."""
-    check_service(message.service)
-    if message.ByteSize() > MAX_SLICE_BYTES:
-        raise WireError(f"a slice of {message.ByteSize()} bytes: at most {MAX_SLICE_BYTES}")
+    check_slice(message)
     return Slice(
         service=message.service,
         watermark_us=message.watermark_us,
@@ -282,6 +280,28 @@ def id_from_proto(message: batch_pb2.BatchId) -> BatchId:
     if len(message.agent_id) != 16 or message.sequence < 1:
         raise WireError(f"a batch id of {len(message.agent_id)} bytes of agent id and sequence {message.sequence}")
     return BatchId(message.agent_id, message.incarnation, message.sequence)
+
+
+def open_request(request: service_pb2.SendBatchRequest) -> tuple[BatchId, batch_pb2.Batch]:
+    """The batch of a request, looked at no further than to its slices.
+
+    Raises:
+        WireError: its id, its hash or its bytes are not what they should be.
+    """
+    id_ = id_from_proto(request.id)
+    if content_hash(request.batch) != request.sha256:
+        raise WireError(f"the hash of batch {id_} is not that of its {len(request.batch)} bytes")
+    try:
+        return id_, batch_pb2.Batch.FromString(request.batch)
+    except DecodeError as error:
+        raise WireError(f"the {len(request.batch)} bytes of batch {id_} are not a batch: {error}") from error
+
+
+def check_slice(part: batch_pb2.Slice) -> None:
+    """WireError when its service or its size break the contract; what is in it is not looked at."""
+    check_service(part.service)
+    if part.ByteSize() > MAX_SLICE_BYTES:
+        raise WireError(f"a slice of {part.ByteSize()} bytes: at most {MAX_SLICE_BYTES}")
 
 
 def batch_to_bytes(batch: Batch) -> bytes:

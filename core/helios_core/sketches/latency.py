@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from math import ceil, isqrt, sqrt
 from operator import mul
@@ -144,22 +144,38 @@ class LatencyHistogram:
 
     def quantile_us(self, q: float) -> float:
         """The nearest-rank quantile, within RELATIVE_ERROR of the exact one; NaN when empty."""
-        if not 0 <= q <= 1:
-            raise ValueError(f"quantile {q}: a number from 0 to 1")
+        return self.quantiles_us((q,))[0]
+
+    def quantiles_us(self, quantiles: Sequence[float]) -> list[float]:
+        """Several quantiles in one pass; they are given in ascending order."""
+        if not all(0 <= q <= 1 for q in quantiles) or list(quantiles) != sorted(quantiles):
+            raise ValueError(f"quantiles {quantiles}: ascending numbers from 0 to 1")
         n = self.count
         if not n:
-            return float("nan")
-        rank = max(1, ceil(q * n))
-        if rank <= self.zero_count:
-            return float(min(ZERO_THRESHOLD_US, self.max_us))
-        seen = self.zero_count
-        value = float(self.max_us)
-        for index in sorted(self.buckets):
-            seen += self.buckets[index]
-            if seen >= rank:
-                value = bucket_value(index)
-                break
-        return min(max(value, float(self.min_us)), float(self.max_us))
+            return [float("nan")] * len(quantiles)
+        indexes = sorted(self.buckets)
+        position, seen = -1, self.zero_count
+        found = []
+        for q in quantiles:
+            rank = max(1, ceil(q * n))
+            while seen < rank and position + 1 < len(indexes):
+                position += 1
+                seen += self.buckets[indexes[position]]
+            value = bucket_value(indexes[position]) if position >= 0 else float(ZERO_THRESHOLD_US)
+            found.append(min(max(value, float(self.min_us)), float(self.max_us)))
+        return found
+
+    def take_back(self, other: LatencyHistogram) -> None:
+        """Undoes an earlier merge of `other`. Least and most stay: they are bounds from then on."""
+        self.zero_count -= other.zero_count
+        for index, count in other.buckets.items():
+            left = self.buckets[index] - count
+            if left:
+                self.buckets[index] = left
+            else:
+                del self.buckets[index]
+        self.sum_us -= other.sum_us
+        self.sum_squares_us2 -= other.sum_squares_us2
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LatencyHistogram):

@@ -1,0 +1,109 @@
+"""A cut: what was read since the last one, as numbered batches whose slices fit the contract."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from helios.v1 import service_pb2
+from helios_core import wire
+from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
+from helios_core.model import Event
+from helios_core.windows import WindowDelta
+
+# Below gRPC's limit of 4 MiB for a message, with room for what wraps it.
+MAX_BATCH_BYTES: Final = 3 * 1024 * 1024
+_SLICE_TARGET_BYTES: Final = MAX_SLICE_BYTES - 4 * 1024
+
+
+class Cutter:
+    """Numbers the batches of one run of the agent.
+
+    Args:
+        agent_id: the 16 bytes of its UUID.
+        host: where it runs.
+    """
+
+    def __init__(self, agent_id: bytes, host: str) -> None:
+        self._agent_id = agent_id
+        self._host = host
+        self._sequence = 0
+        self.incarnation = secrets.randbits(64)
+
+    def cut(
+        self,
+        *,
+        now_us: int,
+        deltas: Sequence[WindowDelta],
+        samples: dict[str, list[Event]],
+        services: Sequence[str],
+        sources: Sequence[SourceRange],
+        watermark_us: int,
+    ) -> list[service_pb2.SendBatchRequest]:
+        """The batches of one cut, to be spooled together: usually one.
+
+        Args:
+            now_us: the agent's clock.
+            deltas: what was counted, in order of time.
+            samples: sampled events by service.
+            services: get a slice in any case, so that their readers see the watermark.
+            sources: the byte ranges that the cut covers; they stand in its last batch.
+            watermark_us: the event time up to which the sources have been read.
+        """
+        slices: dict[str, Slice] = {name: Slice(name, watermark_us) for name in services}
+        backlog = sum(source.backlog_bytes for source in sources)
+        for delta in deltas:
+            slices.setdefault(delta.service, Slice(delta.service, watermark_us)).deltas.append(delta)
+        for name, events in samples.items():
+            slices.setdefault(name, Slice(name, watermark_us)).samples += events
+        batches: list[list[Slice]] = [[]]
+        names: set[str] = set()
+        size = 0
+        for part in slices.values():
+            part.backlog_bytes = backlog
+            for piece, piece_bytes in _pieces(part):
+                if piece.service in names or size + piece_bytes > MAX_BATCH_BYTES:
+                    batches.append([])
+                    names, size = set(), 0
+                batches[-1].append(piece)
+                names.add(piece.service)
+                size += piece_bytes
+        return [
+            self._request(Batch(self._host, now_us, list(sources) if number == len(batches) else [], parts))
+            for number, parts in enumerate(batches, 1)
+        ]
+
+    def _request(self, batch: Batch) -> service_pb2.SendBatchRequest:
+        self._sequence += 1
+        data = wire.batch_to_bytes(batch)
+        return service_pb2.SendBatchRequest(
+            id=wire.id_to_proto(BatchId(self._agent_id, self.incarnation, self._sequence)),
+            batch=data,
+            sha256=wire.content_hash(data),
+            contract_version=wire.CONTRACT_VERSION,
+        )
+
+
+def _pieces(part: Slice) -> list[tuple[Slice, int]]:
+    """The slice cut so that each piece fits, with its size in bytes. A piece that is not the last
+    does not move the watermark."""
+    whole = wire.slice_to_proto(part).ByteSize()
+    if whole <= _SLICE_TARGET_BYTES:
+        return [(part, whole)]
+    pieces: list[tuple[Slice, int]] = []
+    current, size = Slice(part.service, 0, part.backlog_bytes), 0
+    items: list[WindowDelta | Event] = [*part.deltas, *part.samples]
+    for item in items:
+        proto = wire.delta_to_proto(item) if isinstance(item, WindowDelta) else wire.event_to_proto(item)
+        item_bytes = proto.ByteSize() + 8
+        if size and size + item_bytes > _SLICE_TARGET_BYTES:
+            pieces.append((current, size))
+            current, size = Slice(part.service, 0, part.backlog_bytes), 0
+        if isinstance(item, WindowDelta):
+            current.deltas.append(item)
+        else:
+            current.samples.append(item)
+        size += item_bytes
+    current.watermark_us = part.watermark_us
+    return [*pieces, (current, size)]

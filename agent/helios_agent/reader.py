@@ -1,0 +1,141 @@
+"""Whole lines of one file, a block at a time, with where they end. It knows nothing of what they mean."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Final
+
+from helios_core.errors import InputError
+
+BLOCK_BYTES: Final = 256 * 1024
+MAX_LINE_BYTES: Final = 1024 * 1024
+_HEAD_BYTES: Final = 1024
+_COMPRESSED: Final = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Whole lines as they stand in the file.
+
+    Attributes:
+        data: the lines; only the last line of the file may lack its line feed.
+        from_offset, to_offset: where they stand, in bytes of the uncompressed file.
+        too_long: how many lines of over MAX_LINE_BYTES were skipped before them, and their bytes.
+    """
+
+    data: bytes
+    from_offset: int
+    to_offset: int
+    too_long: int = 0
+    too_long_bytes: int = 0
+
+
+class FileReader:
+    """Reads one file to its end, from an offset.
+
+    Args:
+        path: a file; `.gz`, `.xz` and `.bz2` are read uncompressed.
+        offset: where to begin, in bytes of the uncompressed file.
+
+    Raises:
+        InputError: it is no file that can be read.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = offset
+        self.finished = False
+        self._rest = b""
+        self._file = _open(path)
+        try:
+            self._file.seek(offset)
+        except (OSError, EOFError) as error:
+            self._file.close()
+            raise InputError(f"{path} cannot be read at byte {offset}: {error}") from error
+
+    @property
+    def size_bytes(self) -> int:
+        """The size on disk: compressed if it is."""
+        return self.path.stat().st_size
+
+    def position_bytes(self) -> int:
+        """How far the file on disk has been read: compressed bytes if it is."""
+        raw = getattr(self._file, "fileobj", None) or getattr(self._file, "_fp", None) or self._file
+        return int(raw.tell())
+
+    def read(self) -> Chunk | None:
+        """The next block of whole lines; None at the end of the file.
+
+        Raises:
+            InputError: the file is damaged from here on; what came before it stands.
+        """
+        start = self.offset
+        too_long = too_long_bytes = 0
+        data = self._rest
+        self._rest = b""
+        while True:
+            piece = self._read_piece()
+            data += piece
+            if not piece:
+                self.finished = True
+                end = len(data)
+                break
+            end = data.rfind(b"\n") + 1
+            if end:
+                break
+            if len(data) > MAX_LINE_BYTES:
+                skipped, data = self._skip_line(len(data))
+                too_long, too_long_bytes = too_long + 1, too_long_bytes + skipped
+        self._rest = data[end:]
+        self.offset = start + too_long_bytes + end
+        if not end and not too_long:
+            return None
+        return Chunk(data[:end], start + too_long_bytes, self.offset, too_long, too_long_bytes)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _read_piece(self) -> bytes:
+        try:
+            return self._file.read(BLOCK_BYTES)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise InputError(f"{self.path} is damaged after byte {self.offset}: {error}") from error
+
+    def _skip_line(self, skipped: int) -> tuple[int, bytes]:
+        """Passes over the rest of a line that is too long; returns its bytes and what follows it."""
+        while piece := self._read_piece():
+            end = piece.find(b"\n") + 1
+            if end:
+                return skipped + end, piece[end:]
+            skipped += len(piece)
+        return skipped, b""
+
+
+def source_id(path: Path) -> str:
+    """The stable name of a file: its device and inode, and a hash of its first KiB.
+
+    The same file keeps it when it is renamed; another file that gets the same inode does not have it.
+    """
+    status = path.stat()
+    with _open(path) as file:
+        try:
+            head = file.read(_HEAD_BYTES)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+    return f"file:{status.st_dev:x}:{status.st_ino:x}:{blake2b(head, digest_size=8).hexdigest()}"
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory: name the files in it, for example {path}/*.log")
+        opener = _COMPRESSED.get(path.suffix)
+        return opener(path, "rb") if opener else path.open("rb", buffering=0)  # type: ignore[operator]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error

@@ -1,0 +1,158 @@
+"""The shipper: spooled batches up the stream, acknowledgements down; an acknowledged batch leaves the spool.
+
+It keeps at most MAX_UNACKNOWLEDGED batches open, resends them byte-identical after a break, and waits
+with growing, jittered pauses while the collector cannot be reached or asks for time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from helios.v1 import service_pb2, service_pb2_grpc
+from helios_agent.spool import Spool
+from helios_core.batches import MAX_UNACKNOWLEDGED
+from helios_core.errors import HeliosError
+
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 30.0
+_MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+_log = structlog.get_logger(__name__)
+
+
+class Denied(HeliosError):
+    """The collector does not want this agent's batches (authentication, version): a person must act."""
+
+
+@dataclass(slots=True)
+class ShippingCounts:
+    """What was shipped, for `status` and metrics."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    acknowledged: int = 0
+    rejected_items: int = 0
+    retries: int = 0
+
+
+class Shipper:
+    """Ships a spool to a collector.
+
+    Args:
+        spool: where the batches are.
+        target: `host:port` of the collector.
+        metadata: sent with each call: the API key.
+        credentials: for TLS; None for a connection in the clear.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        target: str,
+        *,
+        metadata: Sequence[tuple[str, str]] = (),
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._spool = spool
+        self._target = target
+        self._metadata = tuple(metadata)
+        self._credentials = credentials
+        self._news = asyncio.Event()
+        self.counts = ShippingCounts()
+
+    async def run(self, drain: asyncio.Event) -> None:
+        """Ships until `drain` is set and the spool is empty.
+
+        Raises:
+            Denied: the collector refuses; nothing is lost, the spool keeps it.
+        """
+        loop = asyncio.get_running_loop()
+        self._spool.on_append = lambda: _tell(loop, self._news)
+        pause_s = _FIRST_PAUSE_S
+        while not (drain.is_set() and not len(self._spool)):
+            before = self.counts.acknowledged
+            try:
+                async with self._channel() as channel:
+                    pause_s = max(pause_s, await self._stream(channel, drain))
+            except aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                    raise Denied(f"the collector at {self._target} refuses: {error.details()}") from error
+                _log.warning("collector_unreachable", target=self._target, code=error.code().name, pause_s=pause_s)
+            if drain.is_set() and not len(self._spool):
+                return
+            if self.counts.acknowledged > before:
+                pause_s = _FIRST_PAUSE_S
+            self.counts.retries += 1
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter, no secret
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _channel(self) -> aio.Channel:
+        options = [("grpc.max_send_message_length", _MAX_MESSAGE_BYTES), ("grpc.keepalive_time_ms", 30_000)]
+        if self._credentials is not None:
+            return aio.secure_channel(self._target, self._credentials, options=options)
+        return aio.insecure_channel(self._target, options=options)
+
+    async def _stream(self, channel: aio.Channel, drain: asyncio.Event) -> float:
+        """One stream until it ends; returns the pause in seconds that the collector asked for."""
+        stub = service_pb2_grpc.HeliosStub(channel)
+        window = asyncio.Semaphore(MAX_UNACKNOWLEDGED)
+        call = stub.Stream(metadata=self._metadata)
+        sending = asyncio.create_task(self._send(call, window, drain))
+        try:
+            async for response in call:
+                if response.answer == service_pb2.ANSWER_ACCEPTED:
+                    self._spool.acknowledge((response.id.incarnation, response.id.sequence))
+                    self.counts.acknowledged += 1
+                    self.counts.rejected_items += len(response.rejected)
+                    for item in response.rejected:
+                        _log.error("item_rejected", sequence=response.id.sequence, reason=item.reason)
+                    window.release()
+                    self._news.set()
+                elif response.answer == service_pb2.ANSWER_DENIED:
+                    raise Denied(f"the collector at {self._target} refuses: {response.detail}")
+                else:
+                    return float(response.retry_after_ms) / 1_000
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            call.cancel()
+        return 0.0
+
+    async def _send(
+        self,
+        call: aio.StreamStreamCall[service_pb2.SendBatchRequest, service_pb2.SendBatchResponse],
+        window: asyncio.Semaphore,
+        drain: asyncio.Event,
+    ) -> None:
+        last = None
+        while True:
+            self._news.clear()
+            batches = self._spool.after(last, MAX_UNACKNOWLEDGED)
+            for key, batch in batches:
+                await window.acquire()
+                await call.write(batch)
+                last = key
+                self.counts.sent += 1
+                self.counts.sent_bytes += len(batch.batch)
+            if batches:
+                continue
+            if drain.is_set() and not len(self._spool):
+                await call.done_writing()
+                return
+            try:
+                async with asyncio.timeout(0.5):  # a bound on how late a drain is noticed
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+
+def _tell(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(news.set)

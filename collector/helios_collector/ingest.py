@@ -1,0 +1,78 @@
+"""What the collector does with a batch: check it, put its slices on the bus, and only then say so."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from helios.v1 import batch_pb2, service_pb2
+from helios_core import wire
+from helios_core.batches import BatchId
+from helios_core.bus.base import Bus, Record
+from helios_core.errors import BusUnavailable, WireError
+from helios_core.records import dead_letter, slice_record
+
+_RETRY_AFTER_MS: Final = 1_000
+_log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """Takes batches for any servicer. Nothing is kept here: what is accepted is on the bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def take_batch(self, request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
+        """ACCEPTED when all its slices are safe on the bus, in one publish.
+
+        Slices that can never be taken go to the dead letter, and are named in the answer: bad input
+        never blocks the good behind it.
+        """
+        response = service_pb2.SendBatchResponse(id=request.id)
+        if request.contract_version != wire.CONTRACT_VERSION:
+            response.answer = service_pb2.ANSWER_DENIED
+            response.detail = (
+                f"this collector speaks version {wire.CONTRACT_VERSION} of the contract, "
+                f"the agent {request.contract_version}: upgrade the older one"
+            )
+            return response
+        records = self._records(request, response)
+        try:
+            await self._bus.publish(records)
+        except BusUnavailable as error:
+            _log.warning("bus_unavailable", error=str(error))
+            del response.rejected[:]
+            response.answer = service_pb2.ANSWER_RETRY
+            response.retry_after_ms = _RETRY_AFTER_MS
+            response.detail = str(error)
+            return response
+        response.answer = service_pb2.ANSWER_ACCEPTED
+        return response
+
+    def _records(self, request: service_pb2.SendBatchRequest, response: service_pb2.SendBatchResponse) -> list[Record]:
+        """What is to be published; rejections are noted in the response."""
+        try:
+            id_, batch = wire.open_request(request)
+        except WireError as error:
+            response.rejected.add(reason=str(error), whole=True)
+            _log.error("batch_dead_lettered", reason=str(error))
+            return [dead_letter("batch", str(error), request.SerializeToString())]
+        return [self._slice(id_, index, part, batch.host, response) for index, part in enumerate(batch.slices)]
+
+    def _slice(
+        self,
+        id_: BatchId,
+        index: int,
+        part: batch_pb2.Slice,
+        host: str,
+        response: service_pb2.SendBatchResponse,
+    ) -> Record:
+        data = part.SerializeToString()
+        try:
+            wire.check_slice(part)
+        except WireError as error:
+            response.rejected.add(index=index, reason=str(error))
+            _log.error("slice_dead_lettered", batch=str(id_), reason=str(error))
+            return dead_letter("slice", str(error), data)
+        return slice_record(id_, part.service, data, host)

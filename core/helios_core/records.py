@@ -1,0 +1,52 @@
+"""The records on the bus: how slices, events and alerts stand there, with their identity in headers."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from helios_core import wire
+from helios_core.batches import BatchId, Slice
+from helios_core.bus.base import Received, Record, Topic
+from helios_core.errors import WireError
+from helios_core.model import EventRecord
+
+_MAX_DEAD_BYTES: Final = 768 * 1024
+
+
+def slice_record(id_: BatchId, service: str, data: bytes, host: str) -> Record:
+    """A serialised slice for the topic `windows`."""
+    return Record(
+        Topic.WINDOWS,
+        service,
+        data,
+        {
+            "agent": id_.agent_id.hex(),
+            "incarnation": f"{id_.incarnation:016x}",
+            "sequence": str(id_.sequence),
+            "hash": hashlib.sha256(data).hexdigest()[:32],
+            "host": host,
+        },
+    )
+
+
+def slice_of(received: Received) -> tuple[BatchId, bytes, Slice]:
+    """(identity, content hash, slice) of a record of the topic `windows`; WireError when it is none."""
+    headers = received.headers
+    try:
+        id_ = BatchId(bytes.fromhex(headers["agent"]), int(headers["incarnation"], 16), int(headers["sequence"]))
+        content = bytes.fromhex(headers["hash"])
+    except (KeyError, ValueError) as error:
+        raise WireError(f"a record of {received.partition.topic} without a slice's identity: {error}") from error
+    return id_, content, wire.slice_from_bytes(received.value)
+
+
+def events_record(record: EventRecord) -> Record:
+    """Raw events for the topic `events`."""
+    return Record(Topic.EVENTS, record.service, wire.record_to_bytes(record))
+
+
+def dead_letter(kind: str, reason: str, data: bytes) -> Record:
+    """What could not be taken, with the reason, where a person can see it; cut when it is very large."""
+    headers = {"kind": kind, "reason": reason[:2_000], "bytes": str(len(data))}
+    return Record(Topic.DEAD_LETTER, kind, data[:_MAX_DEAD_BYTES], headers)

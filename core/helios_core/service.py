@@ -1,0 +1,83 @@
+"""What a service is given when it runs: live, in replay and in tests alike.
+
+A package offers its services through the entry-point group `helios.services`, each an
+`async run(context)`. It returns when `context.drain` is set and all that came before is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from helios_core.bus.base import Bus
+from helios_core.clock import US_PER_S, Clock
+from helios_core.errors import HeliosError
+from helios_core.store.base import Store
+
+LIVE_LATENESS_US: Final = 2 * US_PER_S
+REPLAY_LATENESS_US: Final = 60 * US_PER_S
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a replay has got, for whoever shows it. Written by the agent, read by the command."""
+
+    bytes_total: int = 0
+    bytes_read: int = 0
+    event_time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything that a service needs from outside itself.
+
+    Attributes:
+        data_dir: holds one folder for each service; it is locked by this instance.
+        clock: the time of receipt; in replay it follows event time.
+        bus, store: where things come from and go to.
+        window_ms: the duration of a window.
+        allowed_lateness_us: how long after its end a horizon waits for late deltas.
+        collector: resolves to `host:port` of the collector when it listens.
+        drain: set when no more input will come.
+        files: what a replay reads; empty when live.
+        parser: of the files, by name; `auto` looks at their first lines.
+        service: of lines that name none; None takes it from the file's name.
+        progress: of a replay.
+    """
+
+    data_dir: Path
+    clock: Clock
+    bus: Bus
+    store: Store
+    collector: asyncio.Future[str]
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    window_ms: int = 10_000
+    allowed_lateness_us: int = LIVE_LATENESS_US
+    files: tuple[Path, ...] = ()
+    parser: str = "auto"
+    service: str | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+Run = Callable[[Context], Awaitable[None]]
+
+
+def services() -> dict[str, Run]:
+    """The services that are installed, by name.
+
+    Raises:
+        HeliosError: one of them cannot be loaded; the message says what to install.
+    """
+    found: dict[str, Run] = {}
+    for entry in entry_points(group="helios.services"):
+        try:
+            found[entry.name] = entry.load()
+        except ImportError as error:
+            raise HeliosError(
+                f"the {entry.name} cannot be loaded ({error}): pip install 'helios-observability[all]'"
+            ) from error
+    return found
