@@ -7,26 +7,24 @@ commit the offsets. A crash between the last two makes records come again, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
 from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
-from helios_core.errors import BusUnavailable, StoreUnavailable, WireError
+from helios_core.errors import WireError
 from helios_core.records import dead_letter, slice_of
+from helios_core.retry import until_available
 from helios_core.store.base import EventsWrite, SliceWrite, Statement, Store
 from helios_core.store.ledger import Verdict
 
-_T = TypeVar("_T")
 GROUP: Final = "storage-writers"
 _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS)
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
-_PAUSE_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -52,7 +50,7 @@ class StoreWriter:
                     continue
                 await self._write(received)
                 done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
-                await _again(partial(consumer.commit, done))
+                await until_available(partial(consumer.commit, done))
         finally:
             await consumer.close()
 
@@ -72,7 +70,7 @@ class StoreWriter:
                 _log.error("record_dead_lettered", topic=record.partition.topic, offset=record.offset, error=str(error))
                 dead.append(dead_letter(f"record of {record.partition.topic}", str(error), record.value))
         if writes:
-            outcomes = await _again(lambda: self._store.apply(writes))
+            outcomes = await until_available(lambda: self._store.apply(writes))
             for place, outcome in zip(places, outcomes, strict=True):
                 self.duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
                 self.conflicts += outcome.conflicts
@@ -82,9 +80,9 @@ class StoreWriter:
                     _log.error("slice_conflict", service=place.key, **place.headers)
                     dead.append(dead_letter("conflict", reason, place.value))
         if alerts:
-            await _again(lambda: self._store.transact(alerts))
+            await until_available(lambda: self._store.transact(alerts))
         if dead:
-            await _again(lambda: self._bus.publish(dead))
+            await until_available(lambda: self._bus.publish(dead))
 
 
 def _write_of(record: Received) -> SliceWrite | EventsWrite:
@@ -92,13 +90,3 @@ def _write_of(record: Received) -> SliceWrite | EventsWrite:
         return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value))
     id_, content, part = slice_of(record)
     return SliceWrite(id_, record.partition.number, content, part)
-
-
-async def _again(call: Callable[[], Awaitable[_T]]) -> _T:
-    """Tries until the bus or the store can be reached: nothing is committed before."""
-    while True:
-        try:
-            return await call()
-        except (BusUnavailable, StoreUnavailable) as error:
-            _log.warning("writer_waits", error=str(error), pause_s=_PAUSE_S)
-            await asyncio.sleep(_PAUSE_S)

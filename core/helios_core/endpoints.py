@@ -8,6 +8,7 @@ from typing import Final
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 _HEX: Final = re.compile(r"(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}")
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER_SEGMENT: Final = re.compile(r"/-?\d+(?:\.\d+)?(?=/|$)")
 _MAX_CHARS: Final = 256
 
 
@@ -23,6 +24,11 @@ def normalise_endpoint(raw: str) -> str:
     if len(path) > 1:
         path = path.rstrip("/") or "/"
     return path[:_MAX_CHARS]
+
+
+def without_numbers(raw: str) -> str:
+    """The first and cheapest step of normalise_endpoint, which gives the same for its result."""
+    return _NUMBER_SEGMENT.sub("/:id", raw.partition("?")[0])
 
 
 def _segment(segment: str) -> str:

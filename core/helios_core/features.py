@@ -50,6 +50,7 @@ class HorizonView:
         minutes: its length.
         latency: of its events.
         unique_endpoints: estimated.
+        steady_error_rate: the error rate without its worst window.
         new_templates: templates of WARN and above that the service had not shown before.
         expected: the baseline's expectation.
     """
@@ -62,6 +63,7 @@ class HorizonView:
     minutes: float
     latency: LatencyHistogram
     unique_endpoints: float
+    steady_error_rate: float = 0.0
     new_templates: int = 0
     expected: Expected = Expected()
     _latency_ms: tuple[float, ...] = ()

@@ -7,11 +7,11 @@ A package offers its services through the entry-point group `helios.services`, e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from helios_core.bus.base import Bus
 from helios_core.clock import US_PER_S, Clock
@@ -46,6 +46,7 @@ class Context:
         files: what a replay reads; empty when live.
         parser: of the files, by name; `auto` looks at their first lines.
         service: of lines that name none; None takes it from the file's name.
+        labels: known anomalies that the detector is judged by; None when there are none.
         progress: of a replay.
     """
 
@@ -60,10 +61,11 @@ class Context:
     files: tuple[Path, ...] = ()
     parser: str = "auto"
     service: str | None = None
+    labels: Path | None = None
     progress: Progress = field(default_factory=Progress)
 
 
-Run = Callable[[Context], Awaitable[None]]
+Run = Callable[[Context], Coroutine[Any, Any, Any]]
 
 
 def services() -> dict[str, Run]:

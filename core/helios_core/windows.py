@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from helios_core.columns import Columns, Notable
-from helios_core.endpoints import normalise_endpoint
+from helios_core.endpoints import normalise_endpoint, without_numbers
 from helios_core.model import EventRecord, Level
 from helios_core.sketches.distinct import DistinctCount, hash64
 from helios_core.sketches.latency import LatencyHistogram
@@ -85,20 +85,27 @@ class WindowDelta:
 
 
 class EndpointHashes:
-    """hash64 of the normalised endpoint, remembered for the raw ones seen last."""
+    """hash64 of the normalised endpoint, remembered by what is left when its numbers are replaced."""
 
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
 
-    def of(self, raw: set[str]) -> list[int]:
+    def of(self, raw: Iterable[str]) -> set[int]:
         known = self._known
-        if len(known) + len(raw) > _MAX_CACHED:
-            known.clear()
-        for endpoint in raw - known.keys():
-            known[endpoint] = hash64(normalise_endpoint(endpoint))
-        return list(map(known.__getitem__, raw))
+        hashes = set()
+        for endpoint in raw:
+            found = known.get(endpoint)
+            if found is None:
+                numberless = without_numbers(endpoint)
+                found = known.get(numberless)
+                if found is None:
+                    if len(known) >= _MAX_CACHED:
+                        known.clear()
+                    found = known[numberless] = hash64(normalise_endpoint(numberless))
+            hashes.add(found)
+        return hashes
 
 
 class TemplateMiner:
@@ -202,8 +209,7 @@ class WindowBuilder:
         if latencies:
             delta.latency.add([value for value in latencies if value is not None])
         if endpoints:
-            distinct = {endpoint for endpoint in set(endpoints) if endpoint}
-            delta.endpoints.add_hashes(self._endpoints.of(distinct))
+            delta.endpoints.add_hashes(self._endpoints.of(filter(None, set(endpoints))))
 
     def _add_notable(self, events: Columns, windows: list[int], notable: Notable) -> tuple[WindowDelta, Notable, int]:
         row = notable.row

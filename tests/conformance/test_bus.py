@@ -96,6 +96,16 @@ async def test_lag_is_what_was_not_polled(bus: Bus) -> None:
     assert await consumer.lag() == 3
 
 
+async def test_a_rewound_consumer_reads_everything_again(bus: Bus) -> None:
+    await bus.publish([record("k", str(i)) for i in range(3)])
+    consumer = await bus.subscribe("g", [Topic.WINDOWS])
+    got = await consumer.poll(max_records=9, timeout_s=5)
+    await consumer.commit({got[-1].partition: Commit(got[-1].offset + 1)})
+    await consumer.rewind()
+    assert [r.value for r in await consumer.poll(max_records=9, timeout_s=5)] == [b"0", b"1", b"2"]
+    assert (await consumer.committed())[got[-1].partition].next_offset == got[-1].offset + 1
+
+
 async def test_many_publishers_at_once_lose_nothing(bus: Bus) -> None:
     await asyncio.gather(*(bus.publish([record("k", f"{task}-{i}") for i in range(3)]) for task in range(50)))
     found = await read_all(bus, "g", [Topic.WINDOWS], 150)

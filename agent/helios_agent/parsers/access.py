@@ -1,46 +1,55 @@
 """Access logs of nginx and Apache: common and combined format, with the request time when it is there.
 
-A number after the quoted fields is the request time: with a decimal point seconds (nginx
-`$request_time`), without one microseconds (Apache `%D`).
+A number after the quoted fields, or after the size when there are none, is the request time: with a
+decimal point seconds (nginx `$request_time`), without one microseconds (Apache `%D`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.base import MAX_LATENCY_US, Block, Parsed, ParserContext, Rows, lines_of
 from helios_agent.parsers.levels import level_of_status
-from helios_core.clock import to_us
+from helios_agent.parsers.timestamps import IsoTimes
 from helios_core.columns import Columns, Notable
 from helios_core.endpoints import normalise_endpoint
 from helios_core.model import Level
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TIME: Final = re.compile(r"\[(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d:\d\d:\d\d) ([+-]\d{4})\] ")
+_STATUS: Final = re.compile(r" [0-9]{3} ?")
+# What stands before, between and in quotes: a quote after a backslash does not end it.
+_TEXT: Final = r'[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+'
 _LINE: Final = re.compile(
-    r"""(?x)
-    ^\S+ [ ] \S+ [ ] .*? [ ]?
-    \[(?P<time>\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2}[ ][+-]\d{4})\] [ ]
-    "(?P<request>(?:[^"\\]|\\.)*)" [ ]
-    (?P<status>\d{3}) [ ] (?:\d+|-)
-    (?: [ ] "(?:[^"\\]|\\.)*" [ ] "(?:[^"\\]|\\.)*" )?
-    (?P<rest>.*)$
+    rf"""(?x)
+    {_TEXT} (?<=(?P<time>\[\d\d/[A-Z][a-z][a-z]/\d\d\d\d:\d\d:\d\d:\d\d[ ][+-]\d\d\d\d\][ ]))
+    "(?P<request>{_TEXT})"
+    (?P<status>[ ][0-9]{{3}}(?:[ ]|\Z)) (?P<size>{_TEXT})
+    (?: "{_TEXT}" {_TEXT} "{_TEXT}" (?P<rest>.*) )?
     """
 )
 _REQUEST_TIME: Final = re.compile(r'(?:^|[\s"])(?:rt=|request_time=)?(\d+\.\d+|\d+)(?=["\s]|$)')
 _MAX_KNOWN: Final = 4_096
+_MAX_KNOWN_CHARS: Final = 64
+_WARN: Final = int(Level.WARN)  # a member of an enum takes long to look up for every line
 
 
 class _Times(dict[str, int]):
-    """`17/May/2015:10:05:03 +0000` → µs since the epoch; ValueError for what is no such time."""
+    """`[17/May/2015:10:05:03 +0000] ` → µs since the epoch; ValueError for what is no such time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._iso = IsoTimes()
 
     def __missing__(self, text: str) -> int:
-        day, month, year = int(text[0:2]), _MONTHS.index(text[3:6]) + 1, int(text[7:11])
-        iso = f"{year:04d}-{month:02d}-{day:02d}T{text[12:20]}{text[21:24]}:{text[24:26]}"
-        us = to_us(datetime.fromisoformat(iso))
+        match = _TIME.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is no time")
+        day, month, year, clock, zone = match.groups()
+        us = self._iso.one(f"{year}-{_MONTHS.index(month) + 1:02d}-{day}T{clock}{zone}")
         if len(self) >= _MAX_KNOWN:
             self.clear()
         self[text] = us
@@ -48,13 +57,28 @@ class _Times(dict[str, int]):
 
 
 class _Levels(dict[str, int]):
-    """` 404` (a space and the status) → level; ValueError for what is no status."""
+    """` 404 ` (the status and what parts it from its neighbours) → level; ValueError for what is none."""
 
     def __missing__(self, text: str) -> int:
-        if len(text) != 4 or not text[1:].isdigit() or text[0] != " ":
+        if _STATUS.fullmatch(text) is None:
             raise ValueError(f"{text!r} is no status")
         level = self[text] = int(level_of_status(int(text)))
         return level
+
+
+class _Latencies(dict[str, int | None]):
+    """` 0.043` → µs, None when there is no number; ValueError for one that cannot be used."""
+
+    def __missing__(self, text: str) -> int | None:
+        written = _latency_us(text)
+        if written is not None and written >= MAX_LATENCY_US:
+            raise ValueError(f"a request time of {written} µs")
+        us = None if written is None else int(written + 0.5)
+        if len(self) >= _MAX_KNOWN:
+            self.clear()
+        if len(text) <= _MAX_KNOWN_CHARS:
+            self[text] = us
+        return us
 
 
 class Access:
@@ -66,6 +90,7 @@ class Access:
         self._context = context
         self._times = _Times()
         self._levels = _Levels()
+        self._latencies = _Latencies()
 
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Access:
@@ -83,7 +108,7 @@ class Access:
         lines = lines_of(block.data)
         try:
             columns = self._fast(block, lines)
-        except (ValueError, LookupError):
+        except (ValueError, LookupError, OverflowError):
             columns = None  # some line is of another shape: the careful way tells which
         if columns is not None:
             return Parsed(columns, len(lines))
@@ -97,8 +122,12 @@ class Access:
 
     def _fast(self, block: Block, lines: list[bytes]) -> Columns | None:
         """All lines at once, cut at their quotes; None or an error when a line needs more care."""
-        # An escaped quote does not end a field; two other characters in its place keep the sizes.
-        data = block.data.replace(b'\\"', b"__") if b"\\" in block.data else block.data
+        data = block.data
+        escaped = b'\\"' in data
+        if escaped:
+            if b'\\\\"' in data or b"\0" in data:
+                return None
+            data = data.replace(b'\\"', b"\0")  # an escaped quote does not end a field
         texts = data.decode("utf-8", "replace").split("\n")
         if not texts[-1]:
             texts.pop()
@@ -107,14 +136,17 @@ class Access:
         widths = set(map(len, parts))
         if widths - {3, 7}:
             return None
-        times = block.times_us or [self._times[part[0][-28:-2]] for part in parts]
-        levels = [self._levels[part[2][:4]] for part in parts]
+        times = [self._times[part[0][-29:]] for part in parts]
+        levels = [self._levels[part[2][:5]] for part in parts]
         requests = [part[1].split(" ") for part in parts]
+        if escaped:
+            requests = [[word.replace("\0", '\\"') for word in request] for request in requests]
+        rests = [part[6] if len(part) == 7 else part[2][5:].partition(" ")[2] for part in parts]
         latencies: list[int | None] = []
-        if widths == {7} and any(part[6] for part in parts):
-            latencies = [_latency_us(part[6]) for part in parts]
+        if any(rests):
+            latencies = [self._latencies[rest] for rest in rests]
         return Columns(
-            time_us=times,
+            time_us=times if block.times_us is None else block.times_us,
             service=self._context.service,
             level=levels,
             latency_us=latencies,
@@ -123,13 +155,14 @@ class Access:
             notable=[
                 Notable(row, _message(requests[row], parts[row][2][1:4]))
                 for row, level in enumerate(levels)
-                if level >= Level.WARN
+                if level >= _WARN
             ],
         )
 
     def _careful(self, rows: Rows, line: bytes, block: Block, number: int) -> bool:
         """One line; False when it is no access log line."""
-        match = _LINE.match(line.decode("utf-8", "replace").rstrip("\r"))
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        match = _LINE.match(text)
         if match is None:
             return False
         try:
@@ -137,13 +170,16 @@ class Access:
         except ValueError:
             return False
         request = match["request"].split(" ")
+        rest = match["rest"]
+        if rest is None:  # the common format, or quotes that are not closed
+            rest = match["size"].partition(" ")[2] if match.end() == len(text) else ""
         rows.add(
             time_us=time_us if block.times_us is None else block.times_us[number],
             service=self._context.service,
-            level=self._levels[" " + match["status"]],
-            message=_message(request, match["status"]),
+            level=self._levels[match["status"]],
+            message=_message(request, match["status"].strip()),
             size=len(line),
-            latency_us=_latency_us(match["rest"]),
+            latency_us=_latency_us(rest),
             endpoint=request[1] if len(request) == 3 else None,
         )
         return True
@@ -160,14 +196,14 @@ def _message(request: list[str], status: str) -> str:
     return f"{request[0]} {normalise_endpoint(request[1])} {status} {phrase}"
 
 
-def _latency_us(rest: str) -> int | None:
-    """The request time in what follows the quoted fields."""
+def _latency_us(rest: str) -> float | None:
+    """The request time in what follows the quoted fields, or the size when there are none."""
     text = rest.strip()
     if not text:
         return None
-    if not text.replace(".", "", 1).isdigit():
+    if not text.replace(".", "", 1).isdecimal():
         match = _REQUEST_TIME.search(text)
         if match is None:
             return None
         text = match[1]
-    return round(float(text) * 1e6) if "." in text else int(text)
+    return float(text) * (1e6 if "." in text else 1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from math import inf
 from typing import Final, Protocol
 
 from helios_core.columns import Columns, Notable
@@ -81,6 +80,8 @@ class Parser(Protocol):
     def parse(self, block: Block) -> Parsed: ...
 
 
+# What is no latency but a mistake: 142 years. Below it, adding a half to a float is exact.
+MAX_LATENCY_US: Final = 1 << 52
 _MAX_EXAMPLES: Final = 3
 _MAX_EXAMPLE_CHARS: Final = 200
 
@@ -109,9 +110,9 @@ class Rows:
         trace_id: str = "",
         span_id: str = "",
     ) -> None:
-        """One event. A latency that is negative or no number is left out, and counted."""
+        """One event. A latency that is negative, absurd or no number is left out, and counted."""
         events = self.parsed.events
-        if latency_us is not None and not 0 <= latency_us < inf:
+        if latency_us is not None and not 0 <= latency_us < MAX_LATENCY_US:
             self.parsed.mended["bad_latency"] += 1
             latency_us = None
         if level >= Level.WARN:
@@ -119,7 +120,7 @@ class Rows:
         events.time_us.append(time_us)
         self._services.append(service)
         events.level.append(level)
-        self._latencies.append(None if latency_us is None else round(latency_us))
+        self._latencies.append(None if latency_us is None else int(latency_us + 0.5))
         self._endpoints.append(endpoint)
         events.size.append(size)
 
@@ -138,6 +139,16 @@ class Rows:
 
     def blank(self) -> None:
         self.parsed.dropped["blank"] += 1
+
+
+def latencies_us(values: list[float | None], unit_us: float) -> list[int | None]:
+    """A whole column, rounded as `Rows.add` does; ValueError when that would leave one of them out."""
+    known = [value for value in values if value is not None]
+    if known and not (min(known) >= 0 and max(known) * unit_us < MAX_LATENCY_US):
+        raise ValueError("a latency that cannot be used")
+    if len(known) == len(values):
+        return [int(value * unit_us + 0.5) for value in known]
+    return [None if value is None else int(value * unit_us + 0.5) for value in values]
 
 
 def lines_of(data: bytes) -> list[bytes]:

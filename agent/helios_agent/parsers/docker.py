@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,7 +15,7 @@ _MAX_PENDING_BYTES: Final = 1 << 20
 
 class _Wrapped(msgspec.Struct, gc=False):
     log: str
-    stream: str
+    stream: Literal["stdout", "stderr"]
     time: str
 
 
@@ -25,15 +25,15 @@ _DECODER: Final = msgspec.json.Decoder(_Wrapped)
 def _unwrapped(line: bytes) -> _Wrapped | None:
     try:
         return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 class Docker:
     """Parser of Docker's json-file (see `base.Parser`). The time is the driver's.
 
-    A piece without a line feed at its end is the beginning of a longer line: the pieces are joined,
-    also over the ends of blocks.
+    A piece without a line feed at its end is the beginning of a longer line: the pieces of a stream
+    are joined, also over the ends of blocks.
     """
 
     name = "docker"
@@ -41,7 +41,7 @@ class Docker:
     def __init__(self, inner: Parser) -> None:
         self._inner = inner
         self._times = IsoTimes()
-        self._pending = ""
+        self._pending: dict[str, tuple[str, int]] = {}  # by stream: the text so far, its size as wrapped
 
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Docker:
@@ -63,19 +63,18 @@ class Docker:
         times: list[int] = []
         sizes: list[int] = []
         joined = 0
-        pending_size = 0
         for line in lines:
             piece = _unwrapped(line)
             if piece is None:
                 rows.unparsed(line) if line.strip() else rows.blank()
                 continue
-            text = self._pending + piece.log
-            pending_size += len(line)
+            text, size = self._pending.pop(piece.stream, ("", 0))
+            text += piece.log
+            size += len(line)
             if not text.endswith("\n") and len(text) < _MAX_PENDING_BYTES:
-                self._pending = text
+                self._pending[piece.stream] = text, size
                 joined += 1
                 continue
-            self._pending = ""
             try:
                 time_us = self._times.one(piece.time)
             except ValueError:
@@ -84,8 +83,7 @@ class Docker:
             # One line of the driver is one line here, whatever it contains.
             texts.append(text.rstrip("\n").replace("\n", " "))
             times.append(time_us)
-            sizes.append(pending_size)
-            pending_size = 0
+            sizes.append(size)
         inner = self._inner.parse(Block("".join(f"{t}\n" for t in texts).encode(), block.receipt_us, times))
         outer = rows.parsed
         outer.events = inner.events

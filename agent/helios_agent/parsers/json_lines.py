@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, latencies_us, lines_of
 from helios_agent.parsers.levels import Levels, level_of_status
 from helios_agent.parsers.timestamps import IsoTimes, epoch_us
 from helios_core.columns import Columns, Notable
@@ -47,6 +48,10 @@ _LATENCIES: Final[dict[str, float]] = {
     "latency_s": 1e6, "duration_s": 1e6, "duration_seconds": 1e6, "request_time": 1e6,
 }  # fmt: skip
 
+_OPENING: Final = {ord("{")}
+_CLOSING: Final = {ord("}")}
+_WARN: Final = int(Level.WARN)  # a member of an enum takes long to look up for every line
+
 
 def _lookup(record: Mapping[str, Any], name: str) -> Any:
     """The value at a name, flat (`log.level`) or nested (`log` → `level`); None when there is none."""
@@ -72,12 +77,18 @@ class Shape:
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Shape:
         """The first name of each role that any of the records has."""
 
-        def used(names: Sequence[str]) -> str | None:
-            return next((n for n in names if any(_lookup(r, n) is not None for r in records)), None)
+        def used(role: str, names: Sequence[str]) -> str | None:
+            return next((n for n in names if any(_value(r, role, n) is not None for r in records)), None)
 
-        names = {role: name for role, candidates in _NAMES.items() if (name := used(candidates)) is not None}
-        latency = used(tuple(_LATENCIES))
+        names = {role: name for role, candidates in _NAMES.items() if (name := used(role, candidates)) is not None}
+        latency = used("latency", tuple(_LATENCIES))
         return cls(names, latency, _LATENCIES.get(latency or "", 1.0))
+
+
+def _value(record: Mapping[str, Any], role: str, name: str) -> Any:
+    """The value at a name, None for an object or array: only a message may be one."""
+    value = _lookup(record, name)
+    return None if isinstance(value, dict | list) and role != "message" else value
 
 
 class _NotTaken(ValueError):
@@ -108,10 +119,10 @@ class JsonLines:
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
-        if self._decoder is not None:
+        if self._decoder is not None and lines:
             try:
                 columns = self._fast(self._decoder, block, lines)
-            except (msgspec.DecodeError, ValueError, OverflowError, TypeError):
+            except (msgspec.DecodeError, ValueError, LookupError, OverflowError, TypeError, RecursionError):
                 columns = None  # some line is of another shape: the careful way tells which
             if columns is not None:
                 return Parsed(columns, len(lines))
@@ -131,6 +142,11 @@ class JsonLines:
         rows = decoder.decode_lines(block.data)
         if len(rows) != len(lines):
             return None
+        # The decoder does not mind where lines end, but each must hold one object and the whole of it.
+        if {line[0] for line in lines} != _OPENING:
+            return None
+        if {line[-1] for line in lines} != _CLOSING and {line[-2:] for line in lines} != {b"}\r"}:
+            return None
         times = block.times_us or self._times.column([row.time for row in rows])
         services = [row.service for row in rows]
         if not all(services):
@@ -138,15 +154,12 @@ class JsonLines:
         written = [row.level for row in rows]
         if None in written:
             return None
-        levels = [self._levels[word] for word in written]
+        levels = list(map(self._levels.__getitem__, written))
         if Level.UNSPECIFIED in levels:
             return None
-        unit = self._shape.latency_unit_us
         latencies: list[int | None] = []
         if self._shape.latency is not None:
-            latencies = [None if (value := row.latency) is None else int(value * unit + 0.5) for row in rows]
-            if min((value for value in latencies if value is not None), default=0) < 0:
-                return None
+            latencies = latencies_us([row.latency for row in rows], self._shape.latency_unit_us)
         first = services[0]
         return Columns(
             time_us=times,
@@ -158,7 +171,7 @@ class JsonLines:
             notable=[
                 Notable(i, rows[i].message or "", rows[i].trace_id or "", rows[i].span_id or "")
                 for i, level in enumerate(levels)
-                if level >= Level.WARN
+                if level >= _WARN
             ],
         )
 
@@ -166,21 +179,24 @@ class JsonLines:
         """One line of any shape."""
         record = _record(line)
         shape = self._shape
+        # The fast way reads a line that has the shape's level by the shape's names alone: so does this one.
+        of_shape = self._decoder is not None and _lookup(record, shape.names["level"]) is not None
 
         def value_of(role: str) -> Any:
-            value = _lookup(record, shape.names[role]) if role in shape.names else None
-            if value is None:
-                value = next((v for n in _NAMES[role] if (v := _lookup(record, n)) is not None), None)
+            value = _value(record, role, shape.names[role]) if role in shape.names else None
+            if value is None and (not of_shape or role in ("time", "status")):
+                value = next((v for n in _NAMES[role] if (v := _value(record, role, n)) is not None), None)
             return value
 
         time_us = self._time_us(value_of("time")) if block.times_us is None else block.times_us[number]
         if time_us is None:
             rows.parsed.mended["bad_time"] += 1
             time_us = block.receipt_us
-        level = self._levels[value_of("level")] if isinstance(value_of("level"), str | int) else Level.UNSPECIFIED
+        written = value_of("level")
+        level = self._levels[written] if isinstance(written, str | int) else Level.UNSPECIFIED
         if level == Level.UNSPECIFIED:
             status = value_of("status")
-            if isinstance(status, str) and status.isdigit():
+            if isinstance(status, str) and status.isdecimal() and len(status) == 3:
                 status = int(status)
             if isinstance(status, int) and 100 <= status <= 599:
                 level = level_of_status(status)
@@ -191,8 +207,8 @@ class JsonLines:
             level=level,
             message=_text(value_of("message")),
             size=len(line),
-            latency_us=_latency_us(record, shape, rows.parsed),
-            endpoint=endpoint if isinstance(endpoint, str) and endpoint else None,
+            latency_us=_latency_us(record, shape, rows.parsed, of_shape=of_shape),
+            endpoint=_text(endpoint) if isinstance(endpoint, str) else None,
             trace_id=_text(value_of("trace_id")),
             span_id=_text(value_of("span_id")),
         )
@@ -200,7 +216,9 @@ class JsonLines:
     def _time_us(self, value: object) -> int | None:
         try:
             if isinstance(value, str):
-                return epoch_us(float(value)) if _is_number(value) else self._times.one(value)
+                if not _is_number(value):
+                    return self._times.one(value)
+                return epoch_us(float(value) if "." in value else int(value))
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return epoch_us(value)
         except (ValueError, OverflowError):
@@ -231,19 +249,19 @@ def _decoder(shape: Shape) -> msgspec.json.Decoder[Any] | None:
     return msgspec.json.Decoder(made)
 
 
-def _latency_us(record: Mapping[str, Any], shape: Shape, parsed: Parsed) -> float | None:
+def _latency_us(record: Mapping[str, Any], shape: Shape, parsed: Parsed, *, of_shape: bool) -> float | None:
     name, unit = shape.latency, shape.latency_unit_us
     value = None if name is None else _lookup(record, name)
     if value is None:
-        name = next((n for n in _LATENCIES if _lookup(record, n) is not None), None)
+        name = None if of_shape else next((n for n in _LATENCIES if _lookup(record, n) is not None), None)
         if name is None:
             return None
         value, unit = _lookup(record, name), _LATENCIES[name]
-    try:
-        return float(value) * unit
-    except (TypeError, ValueError, OverflowError):
-        parsed.mended["bad_latency"] += 1
-        return None
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return float(value) * unit
+    parsed.mended["bad_latency"] += 1
+    return None
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -271,10 +289,16 @@ def _records(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def _text(value: object) -> str:
+    """As text that has a UTF-8 form: half of a surrogate pair (`"\\ud800"`) has none."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return ""
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+    return text.replace(".", "", 1).isdecimal()

@@ -20,12 +20,12 @@ _MAX_KNOWN: Final = 1_000
 class Levels(dict[object, int]):
     """Level numbers by what a log wrote: a word in any case, or a number of pino and bunyan.
 
-    It remembers what it has looked up, up to a bound; what it does not know is UNSPECIFIED.
+    It remembers the levels that it has found, up to a bound; what it does not know is UNSPECIFIED.
     """
 
     def __missing__(self, written: object) -> int:
         level = int(level_of(written))
-        if len(self) < _MAX_KNOWN:
+        if level and len(self) < _MAX_KNOWN:
             self[written] = level
         return level
 
@@ -34,7 +34,7 @@ def level_of(written: object) -> Level:
     """A word, or 10 to 60 as pino and bunyan number their levels."""
     if isinstance(written, str):
         word = written.strip().strip("[]<>()|:").lower()
-        if word.isdigit():
+        if word.isdecimal() and len(word) <= 3:
             return level_of(int(word))
         return _BY_WORD.get(word, Level.UNSPECIFIED)
     if isinstance(written, int) and 10 <= written <= 69:

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, lines_of
+from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
 from helios_agent.parsers.json_lines import JsonLines, Shape
 
-_PAIR: Final = re.compile(r'([A-Za-z_@][\w.@-]*)=(?:"((?:[^"\\]|\\.)*)"|(\S*))')
+# Possessive, and only where a word begins: a long line without pairs takes linear time.
+_PAIR: Final = re.compile(r'(?<!\S)([A-Za-z_@][\w.@-]*+)=(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|(\S*+))')
 _MIN_PAIRS: Final = 3
 
 
@@ -44,8 +45,21 @@ class Logfmt:
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
-        rewritten = b"\n".join(msgspec.json.encode(fields) if (fields := _fields(line)) else line for line in lines)
-        parsed = self._json.parse(Block(rewritten + b"\n" if lines else b"", block.receipt_us, block.times_us))
-        if len(parsed.events) == len(lines):
-            parsed.events.size = list(map(len, lines))
-        return parsed
+        rows = Rows(len(lines))
+        taken: list[int] = []
+        objects: list[bytes] = []
+        for number, line in enumerate(lines):
+            if fields := _fields(line):
+                taken.append(number)
+                objects.append(msgspec.json.encode(fields) + b"\n")
+            elif line.strip():
+                rows.unparsed(line)
+            else:
+                rows.blank()
+        times = None if block.times_us is None else [block.times_us[number] for number in taken]
+        inner = self._json.parse(Block(b"".join(objects), block.receipt_us, times))
+        outer = rows.parsed
+        outer.events = inner.events
+        outer.events.size = [len(lines[number]) for number in taken]
+        outer.mended = inner.mended
+        return outer

@@ -35,7 +35,7 @@ _LATENCY: Final = re.compile(
 _UNIT_US: Final = {
     "ns": 1e-3,
     "us": 1.0,
-    "µs": 1.0,
+    "\u03bcs": 1.0,  # the Greek letter, which is also the micro sign's casefold
     "ms": 1e3,
     "s": 1e6,
     "sec": 1e6,
@@ -122,8 +122,9 @@ class Plain:
             endpoint = request[2]
             if level in (Level.UNSPECIFIED, Level.INFO) and request[3]:
                 level = level_of_status(int(request[3]))
-        if any(word in text for word in _LATENCY_WORDS) and (spent := _LATENCY.search(text, end)):
-            unit = spent[2].lower() if spent[2] else ("s" if "." in spent[1] else None)
+        lowered = text.lower()
+        if any(word in lowered for word in _LATENCY_WORDS) and (spent := _LATENCY.search(text, end)):
+            unit = spent[2].casefold() if spent[2] else ("s" if "." in spent[1] else None)
             latency_us = float(spent[1]) * _UNIT_US[unit] if unit else None
         rows.add(
             time_us=time_us,

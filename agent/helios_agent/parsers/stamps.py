@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import ClassVar, Final
 
 from helios_agent.parsers.base import ParserContext
+from helios_agent.parsers.levels import level_of_syslog
 from helios_agent.parsers.timestamps import IsoTimes, epoch_us, with_year, zone_of
 from helios_core.clock import to_us
 from helios_core.model import Level
 
 _MAX_KNOWN: Final = 4_096
 _KLOG_LEVELS: Final = {"I": Level.INFO, "W": Level.WARN, "E": Level.ERROR, "F": Level.CRITICAL}
+_PRIORITY: Final = re.compile(r"<(\d{1,3})>")
 _DAYS: Final = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _MONTHS: Final = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 
@@ -59,7 +61,8 @@ class Iso(Stamp):
     """`2015-10-18 18:01:47,978`, `2026/03/02 10:15:03`, `2026-03-02T10:15:03.123+02:00`"""
 
     pattern = re.compile(
-        r"(?<!\d)(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d(?!\d))?)[\]:]?"
+        r"(?<!\d)(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?"
+        r"(?:Z| ?(?:UTC|GMT)\b| ?[+-]\d\d:?\d\d(?!\d))?)[\]:]?"
     )
 
     def __init__(self, context: ParserContext) -> None:
@@ -107,12 +110,16 @@ Hdfs = _form("Hdfs", "`081109 203615`", r"^(\d{6} \d{6})\b", "%y%m%d %H%M%S")
 class Syslog(Stamp):
     """`Mar 27 13:06:56` (RFC 3164): no year, so it is the year that is nearest to the reference."""
 
-    pattern = re.compile(rf"^(?:<\d+>)?({_MONTHS} [ \d]\d \d\d:\d\d:\d\d)\b")
+    pattern = re.compile(rf"^(?:<\d{{1,3}}>)?({_MONTHS} [ \d]\d \d\d:\d\d:\d\d)\b")
     is_syslog = True
 
     def convert(self, written: str) -> int:
         when = datetime.strptime(f"2000 {written}", "%Y %b %d %H:%M:%S").replace(tzinfo=self._zone)
         return to_us(with_year(when, self._context.reference_us))
+
+    def level_of(self, text: str) -> Level:
+        priority = _PRIORITY.match(text)
+        return level_of_syslog(int(priority[1]) % 8) if priority else Level.UNSPECIFIED
 
 
 class Klog(Stamp):

@@ -13,17 +13,18 @@ from typing import Final
 from helios_core.clock import US_PER_S, to_us
 
 _MAX_KNOWN: Final = 4_096
-_TAIL: Final = re.compile(r"(?:[.,](\d{1,9})\d*)?\s*(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?")
+_SECONDS: Final = re.compile(r"\d{4}([-/])\d\d\1\d\d[T t_]\d\d:\d\d:(?:[0-5]\d|60)")
+_TAIL: Final = re.compile(r"(?:[.,](\d{1,9})\d{0,9})?\s{0,2}(Z|z|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?")
 
 
 class _Seconds(dict[str, int]):
     """`2026-03-02T10:15:03` → µs as if it were UTC; ValueError for what is no such time."""
 
     def __missing__(self, text: str) -> int:
+        if _SECONDS.fullmatch(text) is None:
+            raise ValueError(f"{text!r} is no date and time")
         year, month, day = int(text[0:4]), int(text[5:7]), int(text[8:10])
         hour, minute, second = int(text[11:13]), int(text[14:16]), int(text[17:19])
-        if not (text[4] in "-/" and text[7] == text[4] and text[10] in "T t_" and text[13] == text[16] == ":"):
-            raise ValueError(f"{text!r} is no date and time")
         us = to_us(datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC))
         us += (second - min(second, 59)) * US_PER_S  # a leap second
         if len(self) >= _MAX_KNOWN:

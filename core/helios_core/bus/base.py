@@ -92,6 +92,10 @@ class Consumer(Protocol):
         """What the group has committed, for every partition that this member reads and that has any."""
         ...
 
+    async def rewind(self) -> None:
+        """Reads again from the oldest record that is kept. What is committed stays as it is."""
+        ...
+
     async def lag(self) -> int:
         """How many records of its partitions it has not yet polled."""
         ...

@@ -282,6 +282,9 @@ class EmbeddedConsumer:
     async def committed(self) -> Mapping[Partition, Commit]:
         return await self._bus._call(lambda connection: _read_commits(connection, self._group, self._topics))
 
+    async def rewind(self) -> None:
+        self._next = dict.fromkeys(self._next, 0)
+
     async def lag(self) -> int:
         def count(connection: sqlite3.Connection) -> int:
             ends = dict(connection.execute("SELECT topic, next_offset FROM topics").fetchall())

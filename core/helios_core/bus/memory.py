@@ -85,6 +85,9 @@ class MemoryConsumer:
         commits = self._bus._commits
         return {p: commits[self._group, p] for p in self._partitions if (self._group, p) in commits}
 
+    async def rewind(self) -> None:
+        self._next = dict.fromkeys(self._partitions, 0)
+
     async def lag(self) -> int:
         return sum(len(self._bus._logs[p.topic]) - self._next[p] for p in self._partitions)
 

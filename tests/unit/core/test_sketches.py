@@ -33,7 +33,7 @@ def test_the_last_bucket_is_that_of_one_hour() -> None:
 def test_a_quantile_is_within_the_stated_error_of_the_exact_one(values: list[int], q: float) -> None:
     clamped = sorted(min(v, MAX_LATENCY_US) for v in values)
     exact = clamped[max(1, math.ceil(q * len(clamped))) - 1]
-    assert LatencyHistogram.of(values).quantile_us(q) == pytest.approx(exact, rel=RELATIVE_ERROR, abs=1)
+    assert LatencyHistogram.of(values).quantile_us(q) == pytest.approx(exact, rel=RELATIVE_ERROR * 1.000001, abs=1)
 
 
 def test_the_stated_error_is_about_1_083_percent() -> None:

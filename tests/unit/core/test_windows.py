@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios_core.columns import Columns, Notable
-from helios_core.endpoints import normalise_endpoint
+from helios_core.endpoints import normalise_endpoint, without_numbers
 from helios_core.model import Event, EventRecord, Level
 from helios_core.windows import WindowBuilder, WindowDelta, deltas_of, merge_all
 
@@ -136,3 +136,8 @@ def test_events_that_were_counted_before_derive_nothing() -> None:
 )
 def test_endpoints_lose_what_varies(raw: str, endpoint: str) -> None:
     assert normalise_endpoint(raw) == endpoint
+
+
+@given(st.text(alphabet="/ab19.-?#", max_size=20))
+def test_replacing_numbers_first_changes_no_endpoint(raw: str) -> None:
+    assert normalise_endpoint(without_numbers(raw)) == normalise_endpoint(raw)

@@ -1,0 +1,58 @@
+"""The port of the detectors, and what each of them is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from helios_core.alerts import Finding
+from helios_core.features import HorizonView
+from helios_detector.baseline import Band
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """A template that the service had not shown before, with how often it came since."""
+
+    id: int
+    text: str
+    level: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One horizon of one service, with what is known of the service.
+
+    Attributes:
+        service: its name.
+        view: the horizon of 5 minutes.
+        minute: (events, errors) of its last minute.
+        bands: what the baseline expects, by measure; without the measures that it does not know yet.
+        measures: the values of the measures in this horizon.
+        full: the horizon has its whole length.
+        silent_us: how long no event has come.
+        learned: the service has history enough for what needs one.
+        new_templates: of the last minutes.
+    """
+
+    service: str
+    view: HorizonView
+    minute: tuple[int, int]
+    bands: Mapping[str, Band]
+    measures: Mapping[str, float]
+    full: bool
+    silent_us: int
+    learned: bool
+    new_templates: tuple[NewTemplate, ...] = ()
+
+
+class Detector(Protocol):
+    """Called at every horizon of every service, in order of time. It keeps no state of its own."""
+
+    name: str
+
+    def find(self, evaluation: Evaluation) -> list[Finding]:
+        """What it finds in this horizon: at most one finding for each family. It never raises."""
+        ...

@@ -1,0 +1,269 @@
+"""The detector as a whole, without input or output: deltas and watermarks in, alerts out.
+
+A horizon is decided once, when the watermark of its service has passed its end by the lateness that
+is allowed. What is learned from a horizon is learned after it was decided: nothing is ever scored
+by what has seen it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import isnan, log1p
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helios_core.alerts import Alert, Finding
+from helios_core.features import CONTEXT_1, Expected, FeatureSet, HorizonView
+from helios_core.model import Level
+from helios_core.windows import WindowDelta
+from helios_detector.baseline import Band, Measure
+from helios_detector.decide import Decider, Horizon
+from helios_detector.detectors import forest as forest_detector
+from helios_detector.detectors.base import Detector, Evaluation, NewTemplate
+from helios_detector.detectors.deviation import Deviation
+from helios_detector.detectors.patterns import NewPattern
+from helios_detector.detectors.rules import ErrorRateRule
+from helios_detector.detectors.silence import Silence
+from helios_detector.horizon import HORIZON_MINUTES, ServiceHorizon, WindowTotals
+from helios_detector.training import MIN_ROWS, Forest, train
+
+_MINUTE_US: Final = 60_000_000
+_DAY_US: Final = 86_400_000_000
+LEARNING_US: Final = _DAY_US  # before the first forest
+MIN_EVENTS: Final = 10  # in a horizon, for the forest
+_BANDS_AFTER: Final = 120  # minutes that a measure has been learned before it is used
+_MAX_HISTORY: Final = 14 * 1_440  # minutes of feature vectors
+_NEW_FOR_US: Final = 600_000_000  # a template is new this long
+_MAX_TEMPLATES: Final = 10_000  # remembered for a service
+_MAX_NEW_A_DAY: Final = 20  # new error templates beyond which a service's new ones say nothing
+_MAX_FROZEN_US: Final = 7_200_000_000  # after so long an alert is the new normal
+_GIVE_UP_US: Final = 1_800_000_000  # of silence, after which windows without data are passed over
+# The least spread that is believed, by measure.
+_MEASURES: Final = {
+    "log_events": 0.04,
+    "error_rate": 0.002,
+    "warning_rate": 0.004,
+    "log_p50": 0.02,
+    "log_p95": 0.03,
+    "log_p99": 0.05,
+    "log_endpoints": 0.05,
+}
+
+
+@dataclass(slots=True)
+class _Service:
+    """What is known of one service."""
+
+    horizon: ServiceHorizon
+    first_us: int
+    measures: dict[str, Measure] = field(default_factory=lambda: {n: Measure(f) for n, f in _MEASURES.items()})
+    decider: Decider = field(default_factory=Decider)
+    templates: dict[int, int] = field(default_factory=dict)  # id -> when it was first seen
+    fresh: dict[int, NewTemplate] = field(default_factory=dict)
+    fresh_days: deque[int] = field(default_factory=deque)
+    history: deque[NDArray[np.float32]] = field(default_factory=lambda: deque(maxlen=_MAX_HISTORY))
+    watermark_us: int = 0
+    last_event_us: int = 0
+    suspicious_since_us: int = 0
+    trained_us: int = 0
+    forest: Forest | None = None
+    has_latency: bool = False
+
+
+class Engine:
+    """Decides the horizons of all services. One signal; not for use by two threads at once.
+
+    Args:
+        window_ms: the duration of a window.
+        allowed_lateness_us: how long after its end a horizon waits.
+        feature_set: of the forest.
+    """
+
+    def __init__(self, *, window_ms: int, allowed_lateness_us: int, feature_set: FeatureSet = CONTEXT_1) -> None:
+        self._window_us = window_ms * 1_000
+        self._lateness_us = allowed_lateness_us
+        self._feature_set = feature_set
+        self._services: dict[str, _Service] = {}
+        self._detectors: tuple[Detector, ...] = (ErrorRateRule(), Silence(), Deviation(), NewPattern())
+        self.decided = 0
+
+    def observe(self, service: str, deltas: Iterable[WindowDelta]) -> None:
+        """Takes deltas of a service, in any order."""
+        state = self._services.get(service)
+        for delta in deltas:
+            if state is None:
+                state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us)
+            state.horizon.add(delta)
+
+    def advance(self, service: str, watermark_us: int) -> list[Alert]:
+        """Decides the service's horizons that its watermark has passed."""
+        state = self._services.get(service)
+        alerts: list[Alert] = []
+        if state is None:
+            return alerts
+        state.watermark_us = max(state.watermark_us, watermark_us)
+        limit_us = state.watermark_us - self._lateness_us
+        while (end_us := state.horizon.next_end_us) is not None and end_us <= limit_us:
+            alerts += self._decide(service, state)
+            if state.horizon.is_empty and end_us - state.last_event_us > _GIVE_UP_US:
+                state.horizon.skip_to_data(limit_us)
+        return alerts
+
+    def learning(self) -> dict[str, tuple[int, int]]:
+        """For each service that still learns: (windows seen, windows needed)."""
+        needed = LEARNING_US // self._window_us
+        return {
+            name: (min(needed, ((state.horizon.end_us or state.first_us) - state.first_us) // self._window_us), needed)
+            for name, state in self._services.items()
+            if not self._learned(state)
+        }
+
+    def learning_until(self) -> dict[str, int]:
+        """For each service the event time at which it has history enough."""
+        return {name: state.first_us + LEARNING_US for name, state in self._services.items()}
+
+    @property
+    def late_events(self) -> int:
+        """Events that came after their horizons had been decided."""
+        return sum(state.horizon.late for state in self._services.values())
+
+    def _learned(self, state: _Service) -> bool:
+        return (state.horizon.end_us or 0) - state.first_us >= LEARNING_US
+
+    def _decide(self, service: str, state: _Service) -> list[Alert]:
+        window = state.horizon.advance()
+        end_us = state.horizon.end_us or 0
+        self.decided += 1
+        if window is not None and window.events:
+            state.last_event_us = end_us
+        self._note_templates(state, window, end_us)
+        bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
+        view = state.horizon.view(_expected(bands), len(state.fresh))
+        measures = _measures(view)
+        learned = self._learned(state)
+        evaluation = Evaluation(
+            service=service,
+            view=view,
+            minute=state.horizon.last_minute,
+            bands=bands,
+            measures=measures,
+            full=state.horizon.full,
+            silent_us=end_us - state.last_event_us,
+            learned=learned,
+            new_templates=tuple(state.fresh.values()) if len(state.fresh_days) <= _MAX_NEW_A_DAY else (),
+        )
+        findings: list[Finding] = []
+        for detector in self._detectors:
+            findings += detector.find(evaluation)
+        if state.forest is not None and evaluation.full and view.events >= MIN_EVENTS:
+            unusual = forest_detector.find(state.forest, view)
+            if unusual is not None:
+                findings.append(unusual)
+        decided = Horizon(
+            service=service,
+            end_us=end_us,
+            length_us=round(HORIZON_MINUTES * _MINUTE_US),
+            features=_shown(view),
+            model_version=state.forest.version if state.forest else "",
+            learning=not learned,
+        )
+        alerts = state.decider.decide(findings, decided)
+        if end_us % _MINUTE_US == 0 and evaluation.full:
+            self._learn(state, view, measures, end_us)
+        return alerts
+
+    def _learn(self, state: _Service, view: HorizonView, measures: dict[str, float], end_us: int) -> None:
+        """Once a minute, of what looks normal; what has lasted for hours is normal, too."""
+        for name, value in measures.items():
+            state.measures[name].see(end_us, value)
+        if not state.decider.is_suspicious:
+            state.suspicious_since_us = 0
+        elif not state.suspicious_since_us:
+            state.suspicious_since_us = end_us
+        if state.suspicious_since_us and end_us - state.suspicious_since_us < _MAX_FROZEN_US:
+            return
+        expected = view.expected
+        for name, value in measures.items():
+            state.measures[name].learn(end_us, value)
+        state.has_latency = state.has_latency or view.latency.count > 0
+        if view.events >= MIN_EVENTS and not isnan(expected.log_events):
+            state.history.append(self._feature_set.vector(view))
+        due = self._learned(state) and end_us - state.trained_us >= _DAY_US
+        if due and len(state.history) >= MIN_ROWS:
+            state.forest = self._train(state, end_us)
+            state.trained_us = end_us
+
+    def _train(self, state: _Service, end_us: int) -> Forest:
+        rows = np.stack(state.history)
+        if state.has_latency:
+            return train(rows, self._feature_set, end_us)
+        kept = [i for i, feature in enumerate(self._feature_set.features) if not feature.needs_latency]
+        return train(rows[:, kept], self._feature_set.without_latency(), end_us)
+
+    def _note_templates(self, state: _Service, window: WindowTotals | None, end_us: int) -> None:
+        for id_, template in list(state.fresh.items()):
+            if end_us - state.templates.get(id_, 0) > _NEW_FOR_US:
+                del state.fresh[id_]
+            del template
+        while state.fresh_days and end_us - state.fresh_days[0] > _DAY_US:
+            state.fresh_days.popleft()
+        if window is None:
+            return
+        for id_, entry in window.templates.counts.items():
+            known = state.fresh.get(id_)
+            if known is not None:
+                state.fresh[id_] = NewTemplate(id_, entry.text, entry.level, known.count + entry.count)
+            elif id_ not in state.templates:
+                if len(state.templates) >= _MAX_TEMPLATES:
+                    state.templates.pop(next(iter(state.templates)))
+                state.templates[id_] = end_us
+                if end_us - state.first_us >= LEARNING_US:
+                    state.fresh[id_] = NewTemplate(id_, entry.text, entry.level, entry.count)
+                    if entry.level >= Level.ERROR:
+                        state.fresh_days.append(end_us)
+
+
+def _expected(bands: dict[str, Band]) -> Expected:
+    def value(name: str) -> float:
+        return bands[name].value if name in bands else float("nan")
+
+    return Expected(
+        log_events=value("log_events"),
+        error_rate=value("error_rate"),
+        log_p50=value("log_p50"),
+        log_p95=value("log_p95"),
+        log_p99=value("log_p99"),
+    )
+
+
+def _measures(view: HorizonView) -> dict[str, float]:
+    """The measures of the baseline; NaN where they are missing."""
+    p50, p95, p99 = view.quantiles_ms()
+    return {
+        "log_events": log1p(view.events),
+        "error_rate": view.error_rate,
+        "warning_rate": view.warnings / view.events if view.events else 0.0,
+        "log_p50": log1p(p50),
+        "log_p95": log1p(p95),
+        "log_p99": log1p(p99),
+        "log_endpoints": log1p(view.unique_endpoints) if view.unique_endpoints else float("nan"),
+    }
+
+
+def _shown(view: HorizonView) -> dict[str, float | None]:
+    """The horizon's numbers as an alert carries them."""
+    p50, p95, p99 = view.quantiles_ms()
+    numbers = {
+        "events": float(view.events),
+        "errors": float(view.errors),
+        "error_rate": view.error_rate,
+        "p50_latency_ms": p50,
+        "p95_latency_ms": p95,
+        "p99_latency_ms": p99,
+        "unique_endpoints": view.unique_endpoints,
+    }
+    return {name: None if isnan(value) else value for name, value in numbers.items()}

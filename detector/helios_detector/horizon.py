@@ -1,0 +1,181 @@
+"""The sliding horizon of one service: its last N windows merged over all hosts, moved a window at a time.
+
+Counts and histograms are integers, so a window that leaves is taken back exactly. Deltas that come
+before their horizon is decided are in it; later ones still enter the horizons that are undecided.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from helios_core.features import Expected, HorizonView
+from helios_core.sketches.distinct import DistinctCount
+from helios_core.sketches.latency import MAX_LATENCY_US, LatencyHistogram
+from helios_core.sketches.templates import TemplateCounts
+from helios_core.windows import WindowDelta
+
+HORIZON_MINUTES: Final = 5.0
+_MINUTE_US: Final = 60_000_000
+
+
+class WindowTotals:
+    """One window of a service, merged over hosts."""
+
+    __slots__ = ("endpoints", "errors", "events", "latency", "templates", "warnings")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.errors = 0
+        self.warnings = 0
+        self.latency = LatencyHistogram()
+        self.endpoints = DistinctCount()
+        self.templates = TemplateCounts.empty()
+
+    def merge(self, delta: WindowDelta) -> None:
+        self.events += delta.events
+        self.errors += delta.errors
+        self.warnings += delta.levels[3]
+        self.latency.merge(delta.latency)
+        self.endpoints.merge(delta.endpoints)
+        self.templates.merge(delta.templates)
+
+
+class _Rolling:
+    """Sums of the windows that are in a horizon."""
+
+    __slots__ = ("errors", "events", "latency", "size", "warnings", "windows")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.windows: deque[WindowTotals | None] = deque()
+        self.events = 0
+        self.errors = 0
+        self.warnings = 0
+        self.latency = _open_histogram()
+
+    def push(self, window: WindowTotals | None) -> None:
+        """A new window enters; the oldest leaves when the horizon is full."""
+        self.windows.append(window)
+        if window is not None:
+            self.add(window)
+        if len(self.windows) > self.size:
+            gone = self.windows.popleft()
+            if gone is not None:
+                self.events -= gone.events
+                self.errors -= gone.errors
+                self.warnings -= gone.warnings
+                self.latency.take_back(gone.latency)
+
+    def steady_error_rate(self) -> float:
+        """The error rate without the window that has the most errors: what one burst cannot make."""
+        worst = max((w for w in self.windows if w is not None), key=lambda w: w.errors, default=None)
+        if worst is None or self.events == worst.events:
+            return 0.0
+        return (self.errors - worst.errors) / (self.events - worst.events)
+
+    def add(self, window: WindowTotals) -> None:
+        self.events += window.events
+        self.errors += window.errors
+        self.warnings += window.warnings
+        self.latency.merge(window.latency)
+        self.latency.min_us, self.latency.max_us = 0, MAX_LATENCY_US
+
+
+def _open_histogram() -> LatencyHistogram:
+    histogram = LatencyHistogram()
+    histogram.max_us = MAX_LATENCY_US
+    return histogram
+
+
+class ServiceHorizon:
+    """The windows of one (service, signal) that may still matter, and the sums over the last ones.
+
+    Args:
+        window_us: the duration of a window.
+    """
+
+    def __init__(self, window_us: int) -> None:
+        self._window_us = window_us
+        self.size = round(HORIZON_MINUTES * _MINUTE_US / window_us)
+        self._pending: dict[int, WindowTotals] = {}
+        self._long = _Rolling(self.size)
+        self._short = _Rolling(max(1, _MINUTE_US // window_us))
+        self._next: int | None = None
+        self.late = 0
+
+    @property
+    def end_us(self) -> int | None:
+        """The end of the horizon that was decided last; None before the first."""
+        return None if self._next is None else self._next * self._window_us
+
+    @property
+    def next_end_us(self) -> int | None:
+        """The end of the next horizon; None while there is nothing to decide."""
+        if self._next is not None:
+            return (self._next + 1) * self._window_us
+        return (min(self._pending) + 1) * self._window_us if self._pending else None
+
+    @property
+    def is_empty(self) -> bool:
+        """No event in the horizon."""
+        return self._long.events == 0
+
+    def add(self, delta: WindowDelta) -> None:
+        """Takes a delta. One whose window was decided before is counted as late."""
+        index = delta.start_us // self._window_us
+        if self._next is not None and index < self._next:
+            self.late += delta.events
+            return
+        window = self._pending.get(index)
+        if window is None:
+            window = self._pending[index] = WindowTotals()
+        window.merge(delta)
+
+    def advance(self) -> WindowTotals | None:
+        """Moves the horizon by one window; returns that window, or None when it had no delta."""
+        if self._next is None:
+            self._next = min(self._pending)
+        window = self._pending.pop(self._next, None)
+        self._next += 1
+        self._long.push(window)
+        self._short.push(window)
+        return window
+
+    def skip_to_data(self, limit_us: int) -> None:
+        """Jumps over windows without data, to the next that has any or to `limit_us`. Only when empty."""
+        target = min(self._pending, default=limit_us // self._window_us)
+        if self._next is not None and target > self._next:
+            self._next = target
+            self._long = _Rolling(self._long.size)
+            self._short = _Rolling(self._short.size)
+
+    def view(self, expected: Expected, new_templates: int) -> HorizonView:
+        """What features are computed from, at the end of the last decided window."""
+        distinct = DistinctCount()
+        for window in self._long.windows:
+            if window is not None:
+                distinct.merge(window.endpoints)
+        return HorizonView(
+            end_us=self.end_us or 0,
+            events=self._long.events,
+            errors=self._long.errors,
+            warnings=self._long.warnings,
+            last_minute=self._short.events,
+            minutes=self.size * self._window_us / _MINUTE_US,
+            latency=self._long.latency,
+            unique_endpoints=distinct.estimate(),
+            steady_error_rate=self._long.steady_error_rate(),
+            new_templates=new_templates,
+            expected=expected,
+        )
+
+    @property
+    def last_minute(self) -> tuple[int, int]:
+        """(events, errors) of the last minute."""
+        return self._short.events, self._short.errors
+
+    @property
+    def full(self) -> bool:
+        """The horizon has been slid over its whole length since it began or jumped."""
+        return len(self._long.windows) >= self.size

@@ -1,0 +1,136 @@
+"""Which alerts belong together: an incident is joined by a stated link, never by overlap in time alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from helios_core.alerts import Alert, AlertState, Severity
+
+_MINUTE_US: Final = 60_000_000
+JOIN_US: Final = 5 * _MINUTE_US  # between onsets
+MAX_AGE_US: Final = 120 * _MINUTE_US  # of an incident that still takes alerts
+
+
+class IncidentState(StrEnum):
+    """The life of an incident."""
+
+    TRIGGERED = "triggered"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+
+
+class Member(msgspec.Struct, kw_only=True):
+    """An episode of alerts in an incident, and why it is there."""
+
+    episode: str
+    service: str
+    family: str
+    reason: str
+    onset_us: int
+    resolved_us: int | None = None
+    alerts: list[Alert] = msgspec.field(default_factory=list)
+
+
+class Incident(msgspec.Struct, kw_only=True):
+    """Alerts that belong together. Its id is a hash of the alert that opened it."""
+
+    id: str
+    state: IncidentState
+    severity: Severity
+    opened_us: int
+    updated_us: int
+    resolved_us: int | None = None
+    members: list[Member] = msgspec.field(default_factory=list)
+
+    @property
+    def services(self) -> list[str]:
+        """In order of their onsets: the first is where it began."""
+        ordered = sorted(self.members, key=lambda member: member.onset_us)
+        return list(dict.fromkeys(member.service for member in ordered))
+
+    @property
+    def onset_us(self) -> int:
+        return min(member.onset_us for member in self.members)
+
+    def open_members(self) -> list[Member]:
+        return [member for member in self.members if member.resolved_us is None]
+
+
+class Incidents:
+    """The incidents that may still change. It decides; storing and reporting is its caller's."""
+
+    def __init__(self, known: Sequence[Incident] = ()) -> None:
+        self._open: dict[str, Incident] = {incident.id: incident for incident in known}
+
+    def candidates(self, alert: Alert) -> list[Incident]:
+        """Incidents of other services that began near enough for a link to be looked for."""
+        return [
+            incident
+            for incident in self._open.values()
+            if alert.service not in incident.services
+            and alert.decided_us - incident.opened_us <= MAX_AGE_US
+            and any(abs(alert.onset_us - member.onset_us) <= JOIN_US for member in incident.members)
+        ]
+
+    def take(self, alert: Alert, links: dict[str, str]) -> Incident | None:
+        """The incident that the alert opens, joins or changes; None for one that is not known any more.
+
+        Args:
+            alert: the next alert, in order of decision.
+            links: reasons to join, by incident id, found among `candidates`.
+        """
+        known = self._of_episode(alert.episode)
+        if known is not None:
+            incident, member = known
+            member.alerts.append(alert)
+            if alert.state is AlertState.RESOLVED:
+                member.resolved_us = alert.decided_us
+        elif alert.state is AlertState.RESOLVED:
+            return None
+        else:
+            incident, reason = self._joined(alert, links)
+            incident.members.append(
+                Member(
+                    episode=alert.episode,
+                    service=alert.service,
+                    family=alert.family.value,
+                    reason=reason,
+                    onset_us=alert.onset_us,
+                    alerts=[alert],
+                )
+            )
+        incident.updated_us = max(incident.updated_us, alert.decided_us)
+        incident.severity = max(incident.severity, alert.severity, key=lambda severity: severity.rank)
+        if not incident.open_members():
+            incident.state, incident.resolved_us = IncidentState.RESOLVED, alert.decided_us
+            del self._open[incident.id]
+        return incident
+
+    def _of_episode(self, episode: str) -> tuple[Incident, Member] | None:
+        for incident in self._open.values():
+            for member in incident.members:
+                if member.episode == episode:
+                    return incident, member
+        return None
+
+    def _joined(self, alert: Alert, links: dict[str, str]) -> tuple[Incident, str]:
+        for incident in self._open.values():
+            if alert.service in incident.services and alert.decided_us - incident.opened_us <= MAX_AGE_US:
+                return incident, f"same service ({alert.service})"
+        for incident_id, reason in links.items():
+            if incident_id in self._open:
+                return self._open[incident_id], reason
+        incident = Incident(
+            id=hashlib.sha256(f"incident\0{alert.episode}".encode()).hexdigest()[:12],
+            state=IncidentState.TRIGGERED,
+            severity=alert.severity,
+            opened_us=alert.decided_us,
+            updated_us=alert.decided_us,
+        )
+        self._open[incident.id] = incident
+        return incident, "opened the incident"

@@ -1,0 +1,261 @@
+"""The deterministic report: claims from the evidence pack alone, each with the ids of what it cites."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from helios_core.clock import rfc3339
+from helios_reporter.evidence import Evidence, EvidencePack
+from helios_reporter.incidents import Incident
+
+SCHEMA_VERSION: Final = 1
+_MINUTE_US: Final = 60_000_000
+_NAMES: Final = {
+    "events_per_minute": "traffic",
+    "events_per_5_min": "traffic in 5 minutes",
+    "error_rate": "the error rate",
+    "warning_rate": "the share of warnings",
+    "p50_latency": "median latency",
+    "p95_latency": "p95 latency",
+    "p99_latency": "p99 latency",
+    "unique_endpoints": "the number of distinct endpoints",
+    "unparsed_per_minute": "the rate of unparsed lines",
+}
+_TITLES: Final = {
+    "errors": "more errors",
+    "latency": "slower",
+    "volume": "traffic changed",
+    "pattern": "a new error",
+    "anomaly": "unusual behaviour",
+}
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement with the evidence that bears it out.
+
+    Attributes:
+        kind: observed (the evidence says so), inferred, or hypothesis.
+    """
+
+    text: str
+    evidence: tuple[str, ...]
+    kind: str = "observed"
+
+
+class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened when."""
+
+    time_us: int
+    text: str
+    evidence: tuple[str, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The account of an incident."""
+
+    schema_version: int
+    generator: str
+    incident_id: str
+    title: str
+    severity: str
+    services: tuple[str, ...]
+    started_us: int
+    ended_us: int | None
+    summary: tuple[Claim, ...]
+    impact: tuple[Claim, ...]
+    timeline: tuple[TimelineEntry, ...]
+    causes: tuple[Claim, ...]
+    actions_immediate: tuple[Claim, ...]
+    actions_short_term: tuple[Claim, ...]
+    actions_long_term: tuple[Claim, ...]
+    checked_and_normal: tuple[Claim, ...]
+    unknowns: tuple[str, ...]
+    truncation: tuple[str, ...]
+
+
+def write(incident: Incident, pack: EvidencePack) -> Report:
+    """The report of an incident, from its evidence."""
+    services = incident.services
+    first = min(incident.members, key=lambda member: member.onset_us)
+    families = list(dict.fromkeys(member.family for member in incident.members))
+    title = f"{first.service}: {', '.join(_TITLES[family] for family in families)}"
+    if len(services) > 1:
+        title += f" (with {', '.join(services[1:4])}{', …' if len(services) > 4 else ''})"
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        generator="rules",
+        incident_id=incident.id,
+        title=title,
+        severity=incident.severity.value,
+        services=tuple(services),
+        started_us=incident.onset_us,
+        ended_us=incident.resolved_us,
+        summary=_summary(pack, services),
+        impact=_impact(pack, services),
+        timeline=_timeline(incident, pack),
+        causes=_causes(incident, pack),
+        actions_immediate=_immediate(incident, pack),
+        actions_short_term=_short_term(pack),
+        actions_long_term=(),
+        checked_and_normal=_normal(pack),
+        unknowns=_unknowns(pack),
+        truncation=tuple(pack.truncation),
+    )
+
+
+def number(value: float, unit: str) -> str:
+    """A value as a person reads it: shares in per cent, three significant digits, the unit behind."""
+    if unit == "share":
+        return f"{value * 100:.3g} %"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{text} {unit}" if unit else text
+
+
+def changed(item: Evidence) -> str:
+    """One measure as a sentence: what it was and what it is, with a word of direction that code chose."""
+    name = _NAMES.get(item.name, item.name.replace("_", " "))
+    if item.value is None:
+        return f"{name} is missing"
+    value = number(item.value, item.unit)
+    if item.baseline is None:
+        return f"{name} is {value}"
+    before = number(item.baseline, item.unit)
+    if value == before:
+        return f"{name} stayed at {value}"
+    verb = "rose" if item.value > item.baseline else "fell"
+    return f"{name} {verb} from {before} to {value}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _summary(pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
+    claims = []
+    for service in services:
+        found = [item for item in pack.of("detector", service) if item.kind == "detector"]
+        for item in found[:3]:
+            if item.unit == "events" and item.baseline == 0.0:
+                text = f"{service} logs an error that it had not logged before: “{item.name}”"
+            else:
+                text = f"on {service} {changed(item)} ({_normally(item)})"
+            claims.append(Claim(text=_sentence(text), evidence=(item.id,)))
+    return tuple(claims)
+
+
+def _normally(item: Evidence) -> str:
+    minutes = (item.to_us - item.from_us) / _MINUTE_US
+    span = f"over {minutes:.0f} min" if minutes >= 1.5 else "over the last minute"
+    return f"{span}, against what is normal for this service at this time of day"
+
+
+def _impact(pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(text=_sentence(f"on {service} {changed(item)} against the half hour before"), evidence=(item.id,))
+        for service in services
+        for item in pack.of("metric", service)
+        if item.notable
+    )
+
+
+def _timeline(incident: Incident, pack: EvidencePack) -> tuple[TimelineEntry, ...]:
+    entries = []
+    for member in incident.members:
+        ids = tuple(item.id for item in pack.of("detector", member.service))[:3]
+        entries.append(
+            TimelineEntry(
+                time_us=member.onset_us,
+                text=f"first signs on {member.service} ({_TITLES[member.family]})",
+                evidence=ids,
+            )
+        )
+        entries += [
+            TimelineEntry(
+                time_us=alert.decided_us,
+                text=f"alert on {alert.service}: {alert.family.value} {alert.state.value}, {alert.severity.value}"
+                f" ({', '.join(alert.detectors) or 'normal again'})",
+                evidence=ids,
+            )
+            for alert in member.alerts
+        ]
+    return tuple(sorted(entries, key=lambda entry: entry.time_us))
+
+
+def _causes(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
+    """What may have caused it: only hypotheses, for nothing here observes a cause."""
+    causes = []
+    services = incident.services
+    if len(services) > 1:
+        first = pack.of("detector", services[0])
+        links = sorted({member.reason for member in incident.members if member.service != services[0]})
+        text = f"it began on {services[0]}, {', '.join(services[1:])} followed; they are linked by {'; '.join(links)}"
+        causes.append(Claim(text=_sentence(text), evidence=tuple(i.id for i in first[:2]), kind="inferred"))
+    fresh = [item for item in pack.of("log_template") if item.baseline is None]
+    for item in fresh[:3]:
+        text = f"{item.service} began to log “{item.name}”, {number(item.value or 0, item.unit)}: look here first"
+        causes.append(Claim(text=_sentence(text), evidence=(item.id,), kind="hypothesis"))
+    if not fresh:
+        for item in [item for item in pack.of("log_template") if item.baseline is not None][:2]:
+            text = (
+                f"{item.service} logs “{item.name}” more often: {number(item.value or 0, item.unit)}, "
+                f"before {number(item.baseline or 0, item.unit)}"
+            )
+            causes.append(Claim(text=_sentence(text), evidence=(item.id,), kind="hypothesis"))
+    return tuple(causes)
+
+
+def _immediate(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
+    service = incident.services[0]
+    ids = tuple(item.id for item in pack.of("detector", service)[:2])
+    families = {member.family for member in incident.members}
+    actions = []
+    if "errors" in families or "pattern" in families:
+        actions.append(
+            f"See what was deployed or changed on {service} shortly before {rfc3339(incident.onset_us, digits=0)}"
+        )
+    if "latency" in families:
+        actions.append(f"Look at the load and the dependencies of {service}: it answers, but more slowly")
+    if "volume" in families:
+        actions.append(f"See whether the callers of {service} reach it, and whether all its hosts are up")
+    if not actions:
+        actions.append(f"Compare the features of {service} listed above with what it does at this time on other days")
+    return tuple(Claim(text=text + ".", evidence=ids, kind="inferred") for text in actions)
+
+
+def _short_term(pack: EvidencePack) -> tuple[Claim, ...]:
+    samples = pack.of("log_sample")[:3]
+    return tuple(
+        Claim(text=f"Follow this event on {item.service}: “{item.name}”.", evidence=(item.id,), kind="inferred")
+        for item in samples
+    )
+
+
+def _normal(pack: EvidencePack) -> tuple[Claim, ...]:
+    claims = [
+        Claim(text=_sentence(f"on {item.service} {changed(item)}, which is no notable change"), evidence=(item.id,))
+        for item in pack.of("metric")
+        if not item.notable
+    ]
+    quiet = [item for item in pack.of("neighbour") if not item.notable]
+    if quiet:
+        names = ", ".join(item.service for item in quiet[:10])
+        claims.append(
+            Claim(text=f"No alert on {names} within 10 minutes.", evidence=tuple(item.id for item in quiet[:10]))
+        )
+    return tuple(claims)
+
+
+def _unknowns(pack: EvidencePack) -> tuple[str, ...]:
+    unknowns = ["Deployments and cloud events are not among the evidence: none are collected."]
+    if not pack.of("metric") or all(item.unit != "ms" for item in pack.of("metric")):
+        unknowns.append("The events carry no latency.")
+    ongoing = [item for item in pack.of("neighbour") if item.notable]
+    if ongoing:
+        unknowns.append(
+            "Also ongoing, without a known link: "
+            + ", ".join(f"{item.service} [{item.id}]" for item in ongoing[:10])
+            + "."
+        )
+    return tuple(unknowns)
