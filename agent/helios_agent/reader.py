@@ -122,8 +122,8 @@ def source_id(path: Path) -> str:
 
     The same file keeps it when it is renamed; another file that gets the same inode does not have it.
     """
-    status = path.stat()
     with _open(path) as file:
+        status = path.stat()
         try:
             head = file.read(_HEAD_BYTES)
         except (OSError, EOFError, lzma.LZMAError) as error:

@@ -81,5 +81,9 @@ async def serve(bus: Bus, clock: Clock, address: str) -> tuple[aio.Server, int]:
         port = server.add_insecure_port(address)
     except RuntimeError as error:  # what grpcio raises when it cannot bind
         raise OSError(f"the collector cannot listen on {address}: {error}") from error
-    await server.start()
+    try:
+        await server.start()
+    except BaseException:  # also when cancelled: a server that was not stopped complains at exit
+        await server.stop(None)
+        raise
     return server, port

@@ -20,6 +20,7 @@ _MINUTE_US: Final = 60_000_000
 BEFORE_US: Final = 30 * _MINUTE_US  # what the incident is compared with
 AROUND_US: Final = 10 * _MINUTE_US
 _MAX_TEMPLATES: Final = 8
+_MIN_COUNT: Final = 3
 _MAX_SAMPLES: Final = 2
 _MAX_SERVICES: Final = 10
 # A change below this says "normal": the share of the value before, and for rates the difference.
@@ -176,10 +177,14 @@ async def _templates(store: Store, pack: EvidencePack, service: str, onset_us: i
         limit=200,
     )
     minutes = max(end_us - onset_us + _MINUTE_US, 1) / _MINUTE_US
+    traffic = next((item for item in pack.of("metric", service) if item.name == "events_per_minute"), None)
+    growth = 1.0
+    if traffic is not None and traffic.value and traffic.baseline:
+        growth = max(1.0, traffic.value / traffic.baseline)  # more traffic brings more of every template
     changed = []
     for row in rows:
         rate, before = row["count"] / minutes, row["count_before"] / (BEFORE_US / _MINUTE_US)
-        if row["count"] >= 3 and rate > 2 * before:
+        if row["count"] >= _MIN_COUNT and rate > 2 * growth * before:
             changed.append((row, rate, before))
     changed.sort(key=lambda item: item[2] - item[1])
     if len(changed) > _MAX_TEMPLATES:

@@ -25,13 +25,19 @@ class IncidentState(StrEnum):
 
 
 class Member(msgspec.Struct, kw_only=True):
-    """An episode of alerts in an incident, and why it is there."""
+    """An episode of alerts in an incident, and why it is there.
+
+    Attributes:
+        reason: for a person.
+        is_link: the reason joins it to alerts of other services.
+    """
 
     episode: str
     service: str
     family: str
     reason: str
     onset_us: int
+    is_link: bool = False
     resolved_us: int | None = None
     alerts: list[Alert] = msgspec.field(default_factory=list)
 
@@ -93,7 +99,7 @@ class Incidents:
         elif alert.state is AlertState.RESOLVED:
             return None
         else:
-            incident, reason = self._joined(alert, links)
+            incident, reason, is_link = self._joined(alert, links)
             incident.members.append(
                 Member(
                     episode=alert.episode,
@@ -101,6 +107,7 @@ class Incidents:
                     family=alert.family.value,
                     reason=reason,
                     onset_us=alert.onset_us,
+                    is_link=is_link,
                     alerts=[alert],
                 )
             )
@@ -118,13 +125,13 @@ class Incidents:
                     return incident, member
         return None
 
-    def _joined(self, alert: Alert, links: dict[str, str]) -> tuple[Incident, str]:
+    def _joined(self, alert: Alert, links: dict[str, str]) -> tuple[Incident, str, bool]:
         for incident in self._open.values():
             if alert.service in incident.services and alert.decided_us - incident.opened_us <= MAX_AGE_US:
-                return incident, f"same service ({alert.service})"
+                return incident, f"same service ({alert.service})", False
         for incident_id, reason in links.items():
             if incident_id in self._open:
-                return self._open[incident_id], reason
+                return self._open[incident_id], reason, True
         incident = Incident(
             id=hashlib.sha256(f"incident\0{alert.episode}".encode()).hexdigest()[:12],
             state=IncidentState.TRIGGERED,
@@ -133,4 +140,4 @@ class Incidents:
             updated_us=alert.decided_us,
         )
         self._open[incident.id] = incident
-        return incident, "opened the incident"
+        return incident, "opened the incident", False

@@ -9,7 +9,8 @@ from helios_core.clock import rfc3339
 from helios_reporter.evidence import Evidence, EvidencePack
 from helios_reporter.report import Claim, Report, number
 
-_MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
+# What can begin markup within a line, or end a table's cell; an underscore within a word is none.
+_MARKUP: Final = re.compile(r"([\\`*\[\]<>|~]|(?<!\w)_|_(?!\w))")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 

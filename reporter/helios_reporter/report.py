@@ -218,7 +218,13 @@ def _immediate(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
     if "latency" in families:
         actions.append(f"Look at the load and the dependencies of {service}: it answers, but more slowly")
     if "volume" in families:
-        actions.append(f"See whether the callers of {service} reach it, and whether all its hosts are up")
+        rose = any(
+            (item.value or 0) > (item.baseline or 0) for item in pack.of("detector", service) if item.unit != "ms"
+        )
+        if rose:
+            actions.append(f"Find out who sends {service} the additional traffic, and whether it has room for it")
+        else:
+            actions.append(f"See whether the callers of {service} reach it, and whether all its hosts are up")
     if not actions:
         actions.append(f"Compare the features of {service} listed above with what it does at this time on other days")
     return tuple(Claim(text=text + ".", evidence=ids, kind="inferred") for text in actions)

@@ -13,6 +13,8 @@ from typing import Final
 from helios_core.clock import US_PER_S, to_us
 
 _MAX_KNOWN: Final = 4_096
+_SKEW: Final = timedelta(days=1)
+_LEAP_CYCLE_YEARS: Final = 8  # between 29 February 1896 and 1904, the longest wait for one
 _SECONDS: Final = re.compile(r"\d{4}([-/])\d\d\1\d\d[T t_]\d\d:\d\d:(?:[0-5]\d|60)")
 _TAIL: Final = re.compile(r"(?:[.,](\d{1,9})\d{0,9})?\s{0,2}(Z|z|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?")
 
@@ -101,22 +103,21 @@ def epoch_us(number: float) -> int:
 
 
 def with_year(when: datetime, reference_us: int) -> datetime:
-    """A time that was written without a year, in the year that brings it nearest to the reference.
+    """A time that was written without a year, in the last year in which it does not lie after the reference.
 
     Args:
         when: aware, its year ignored.
-        reference_us: a time near which it was written.
+        reference_us: when it was written or later (a file's last change): a day of clock skew is forgiven.
     """
     reference = datetime.fromtimestamp(reference_us / US_PER_S, tz=when.tzinfo or UTC)
-    candidates = []
-    for year in (reference.year - 1, reference.year, reference.year + 1):
+    for year in range(reference.year + 1, reference.year - _LEAP_CYCLE_YEARS, -1):
         try:
-            candidates.append(when.replace(year=year))
+            candidate = when.replace(year=year)
         except ValueError:  # 29 February in a year that has none
             continue
-    if not candidates:
-        raise ValueError(f"{when:%d %B} is in none of the years round {reference.year}")
-    return min(candidates, key=lambda candidate: abs(candidate - reference))
+        if candidate <= reference + _SKEW:
+            return candidate
+    raise ValueError(f"{when:%d %B} is in none of the years before {reference.year}")
 
 
 def zone_of(utc_offset_s: int) -> timezone:

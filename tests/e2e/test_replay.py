@@ -1,0 +1,152 @@
+"""The whole chain on a file: what goes in is counted exactly, what is wrong is found and reported."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helios_detector.simulate.placement import Injection
+from helios_detector.simulate.scenario import Scenario, Simulation
+from tests.e2e.conftest import Helios, access_log, stored
+
+EVENTS = "SELECT sum(events) FROM windows"
+
+
+def test_a_golden_anomaly_goes_through_the_whole_chain(helios: Helios, tmp_path: Path) -> None:
+    """An outage that is put into the traffic comes out as a report that names it."""
+    scenario = Scenario(
+        days=0.25, services=3, seed=11, anomalies=0, injections=(Injection("total_outage", 14_400, 900, "checkout"),)
+    )
+    simulation = Simulation(scenario)
+    log, labels = tmp_path / "traffic.jsonl", tmp_path / "labels.json"
+    lines = 0
+    with log.open("wb") as file:
+        for chunk in simulation.chunks():
+            file.write(chunk.data)
+            lines += len(chunk)
+    labels.write_text(json.dumps([label.as_json() for label in simulation.labels]))
+    ran = helios("replay", log, "--labels", labels, "--data-dir", tmp_path / "data", "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert summary["lines"] == summary["events"] == lines == stored(tmp_path / "data", EVENTS)
+    assert summary["unparsed"] == 0
+    (report,) = [
+        text
+        for path in (tmp_path / "data" / "reports").glob("*.md")
+        if "checkout: more errors" in (text := path.read_text(encoding="utf-8"))
+    ]
+    assert report.startswith("# [CRITICAL] checkout: more errors")
+    assert "2026-03-02T04:0" in report.split("## Summary")[0]
+    assert "the error rate rose from" in report
+    for section in ("Summary", "Impact", "Timeline", "Root cause", "Recommended actions", "Checked and normal"):
+        assert f"## {section}" in report
+    # Learning takes a day, so what was found in it is counted apart from the evaluation.
+    assert summary["evaluation"]["labels"] == 1
+    assert summary["learning"] == ["checkout", "gateway", "payments"]
+
+
+def test_a_second_replay_adds_nothing_and_a_grown_file_only_what_is_new(helios: Helios, tmp_path: Path) -> None:
+    log = access_log(tmp_path / "access.log", 3_000)
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    again = helios("replay", log, "--data-dir", "data", "--json")
+    assert json.loads(again.stdout)["lines"] == 0
+    assert stored(tmp_path / "data", EVENTS) == 3_000
+    with log.open("a", encoding="utf-8") as file:
+        file.writelines(access_log(tmp_path / "more.log", 3_500).read_text().splitlines(keepends=True)[3_000:])
+    grown = helios("replay", log, "--data-dir", "data", "--json")
+    assert json.loads(grown.stdout)["lines"] == 500
+    assert stored(tmp_path / "data", EVENTS) == 3_500
+
+
+def test_a_compressed_file_counts_the_same(helios: Helios, tmp_path: Path) -> None:
+    log = access_log(tmp_path / "access.log", 2_000)
+    packed = tmp_path / "access.log.gz"
+    with log.open("rb") as source, gzip.open(packed, "wb") as target:
+        shutil.copyfileobj(source, target)
+    assert helios("replay", packed, "--data-dir", "data").returncode == 0
+    assert stored(tmp_path / "data", EVENTS) == 2_000
+
+
+def test_files_are_merged_by_time(helios: Helios, tmp_path: Path) -> None:
+    whole = access_log(tmp_path / "whole.log", 4_000).read_text().splitlines(keepends=True)
+    (tmp_path / "a.log").write_text("".join(whole[0::2]))
+    (tmp_path / "b.log").write_text("".join(whole[1::2]))
+    ran = helios("replay", "a.log", "b.log", "--service", "web", "--data-dir", "data", "--json")
+    assert json.loads(ran.stdout)["events"] == 4_000
+    connection_rows = stored(tmp_path / "data", "SELECT count(DISTINCT start_us) FROM windows WHERE service = 'web'")
+    assert connection_rows == 80
+
+
+BAD = [
+    (b"{broken\n", "half a JSON line"),
+    (b"\xff\xfe\x00\x01\n", "bytes that are no text"),
+    (b'{"timestamp":"0001-01-01T00:00:00Z","service":"web","level":"INFO"}\n', "the year 1"),
+    (b'{"timestamp":"9999-12-31T23:59:59Z","service":"web","level":"INFO"}\n', "the year 9999"),
+    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"web","level":"INFO","latency_ms":-5}\n', "a negative latency"),
+    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"web","level":"INFO","latency_ms":NaN}\n', "NaN"),
+    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"' + b"x" * 10_240 + b'","level":"INFO"}\n', "a 10 kB name"),
+    (b'{"a":"' + b"y" * 10_000_000 + b'"}\n', "a line of 10 MB"),
+]
+
+
+@pytest.mark.parametrize(("bad", "what"), BAD, ids=[what for _, what in BAD])
+def test_bad_input_loses_no_good_input_beside_it(helios: Helios, tmp_path: Path, bad: bytes, what: str) -> None:
+    good = [
+        f'{{"timestamp":"2026-03-02T00:{i // 60:02d}:{i % 60:02d}Z","service":"web","level":"INFO","latency_ms":5}}\n'
+        for i in range(600)
+    ]
+    log = tmp_path / "app.jsonl"
+    log.write_bytes("".join(good[:300]).encode() + bad + "".join(good[300:]).encode())
+    ran = helios("replay", log, "--data-dir", "data", "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert summary["lines"] == 601
+    assert summary["lines"] == summary["events"] + summary["unparsed"] + sum(summary["dropped"].values())
+    in_good_windows = "SELECT sum(events) FROM windows WHERE service = 'web' AND start_us >= 1772409600000000"
+    assert stored(tmp_path / "data", in_good_windows) >= 600
+
+
+def test_a_hundred_thousand_names_are_bounded(helios: Helios, tmp_path: Path) -> None:
+    log = tmp_path / "app.jsonl"
+    with log.open("w") as file:
+        file.writelines(
+            f'{{"timestamp":"2026-03-02T00:00:{i % 60:02d}Z","service":"s{i}","level":"INFO"}}\n'
+            for i in range(100_000)
+        )
+    ran = helios("replay", log, "--data-dir", "data", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["events"] == 100_000
+    assert stored(tmp_path / "data", "SELECT count(DISTINCT service) FROM windows") == 2_001
+    assert stored(tmp_path / "data", "SELECT sum(events) FROM windows WHERE service = '_overflow'") == 98_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("replay", "missing.log"), "missing.log cannot be read: No such file"),
+        (("replay", "."), "is a directory: name the files in it"),
+        (("replay", "empty.log", "--data-dir", "/proc/nowhere"), "cannot be used"),
+        (("replay", "empty.log", "--labels", "empty.log"), "is not a JSON array of labels"),
+        (("replay", "some.log", "--parser", "jsn"), "did you mean json?"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(
+    helios: Helios, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "empty.log").touch()
+    (tmp_path / "some.log").write_text("x y z\n")
+    ran = helios(*words)
+    assert ran.returncode != 0
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_empty_file_is_no_error(helios: Helios, tmp_path: Path) -> None:
+    (tmp_path / "empty.log").touch()
+    ran = helios("replay", "empty.log", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["lines"] == 0
