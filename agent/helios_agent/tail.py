@@ -1,0 +1,283 @@
+"""Follows files by glob as they grow, are renamed, truncated, copied and deleted: every byte once.
+
+It polls: waking for every write costs three times the CPU of looking four times a second. Descriptors
+stay open over renames and deletions, so that what a rotated file still gets is read, too.
+
+    same inode, continues                          → resume at the offset
+    same inode, shorter or another guard           → its stream goes on in a copy that continues it, if there
+                                                     is one beside it; a new stream begins here at 0
+    new inode that continues one that is gone      → the same stream, moved: resume at its offset
+    new inode that continues one that is intact    → wait whether that one shrinks; then it is another file
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
+from helios_agent.tracking import Checkpoint, checkpoint_of, continues
+from helios_core.clock import US_PER_S, Clock
+
+COPY_WAIT_US: Final = 10 * US_PER_S  # between a copy and the truncation that follows it
+GONE_WAIT_US: Final = 60 * US_PER_S  # a deleted file that nobody has written to for so long is let go
+MAX_OPEN: Final = 1_000
+MAX_REMEMBERED: Final = 10_000
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class TrackedFile:
+    """One stream of bytes.
+
+    Attributes:
+        id: its name in batches and checkpoints.
+        offset: up to where it was read, behind a line feed (or within a line that is too long).
+        checkpoint: taken when the bytes before the offset were read.
+        at_end: the last look found nothing unread but a partial line.
+    """
+
+    id: str
+    path: str
+    descriptor: int
+    offset: int
+    checkpoint: Checkpoint
+    changed_us: int
+    at_end: bool = False
+    skipping: bool = False
+
+    def backlog_bytes(self) -> int:
+        return max(0, os.fstat(self.descriptor).st_size - self.offset)
+
+
+class Tail:
+    """The files that some patterns match.
+
+    Args:
+        patterns: globs; `**` goes into folders.
+        exclude: globs of paths that are left alone.
+        checkpoints: what was durable when the agent stopped, by the id of the file.
+        clock: of the machine.
+        from_end: files that are there at the first look and unknown are read from their ends.
+
+    Attributes:
+        files: the open ones, by id.
+        forgotten: ids that are no longer needed; the caller takes them out of what is durable.
+        lost: how many truncated files had no copy of what may have been unread.
+    """
+
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        *,
+        checkpoints: Mapping[str, Checkpoint],
+        clock: Clock,
+        exclude: Sequence[str] = (),
+        from_end: bool = False,
+    ) -> None:
+        self._patterns = patterns
+        self._exclude = exclude
+        self._clock = clock
+        self._from_end = from_end
+        self._known = dict(checkpoints)  # those that are not open
+        self._waiting: dict[tuple[int, int], int] = {}  # possible copies, and since when
+        self._unreadable: set[str] = set()
+        self._looked = False
+        self._by_key: dict[tuple[int, int], TrackedFile] = {}
+        self.files: dict[str, TrackedFile] = {}
+        self.forgotten: list[str] = []
+        self.lost = 0
+
+    def discover(self) -> None:
+        """Looks which files there are. It never raises for what it finds: what cannot be read is said once."""
+        for path in self._paths():
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # gone between the glob and here
+            key = (status.st_dev, status.st_ino)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if key in self._by_key:
+                self._by_key[key].path = path
+            elif len(self.files) < MAX_OPEN:
+                self._open(path)
+        self._looked = True
+        self._let_go()
+
+    def read(self, tracked: TrackedFile) -> Chunk | None:
+        """The next whole lines of a file, or None when there are none now."""
+        size = os.fstat(tracked.descriptor).st_size
+        if size < tracked.offset or (
+            tracked.offset and size > tracked.offset and not continues(tracked.descriptor, tracked.checkpoint)
+        ):
+            self._split(tracked)
+        return self._lines(tracked)
+
+    def checkpoint(self, tracked: TrackedFile) -> Checkpoint:
+        """What makes the lines that were read so far durable, once they are spooled."""
+        return msgspec.structs.replace(tracked.checkpoint, path=tracked.path)
+
+    def close(self) -> None:
+        for tracked in self.files.values():
+            os.close(tracked.descriptor)
+        self.files.clear()
+        self._by_key.clear()
+
+    def _paths(self) -> Iterator[str]:
+        excluded = {path for pattern in self._exclude for path in glob.glob(pattern, recursive=True)}
+        found = (path for pattern in self._patterns for path in sorted(glob.glob(pattern, recursive=True)))
+        return (path for path in dict.fromkeys(found) if path not in excluded)
+
+    def _open(self, path: str) -> None:
+        descriptor = self._descriptor(path)
+        if descriptor is None:
+            return
+        found = self._recognise(descriptor, path)
+        if found is None:
+            os.close(descriptor)
+            return
+        id_, offset = found
+        self._known.pop(id_, None)
+        self._track(id_, path, descriptor, offset)
+
+    def _track(self, id_: str, path: str, descriptor: int, offset: int) -> None:
+        tracked = TrackedFile(
+            id_, path, descriptor, offset, checkpoint_of(descriptor, offset, path), self._clock.now_us()
+        )
+        self.files[id_] = self._by_key[tracked.checkpoint.key] = tracked
+        _log.info("source_found", path=path, offset=offset)
+
+    def _recognise(self, descriptor: int, path: str) -> tuple[str, int] | None:
+        """(id, offset) of an open file by the table above; None when it has to wait."""
+        status = os.fstat(descriptor)
+        key = (status.st_dev, status.st_ino)
+        for id_, known in list(self._known.items()):
+            if known.key != key:
+                continue
+            if continues(descriptor, known) or not known.offset:
+                return id_, known.offset
+            # Truncated or rewritten while the agent was away.
+            self._adopt_copy(id_, known, path)
+            return self._fresh_id(key), 0
+        for id_, known in self._known.items():
+            if continues(descriptor, known) and not _is_whole(known):
+                return id_, known.offset
+        if any(continues(descriptor, tracked.checkpoint) for tracked in self.files.values()):
+            since_us = self._waiting.setdefault(key, self._clock.now_us())
+            if self._clock.now_us() - since_us < COPY_WAIT_US:
+                return None
+        self._waiting.pop(key, None)
+        return self._fresh_id(key), status.st_size if self._from_end and not self._looked else 0
+
+    def _split(self, tracked: TrackedFile) -> None:
+        """The file was truncated or rewritten: its stream goes on in a copy, and a new one begins here."""
+        _log.info("source_truncated", path=tracked.path, offset=tracked.offset)
+        del self.files[tracked.id]
+        self._adopt_copy(tracked.id, tracked.checkpoint, tracked.path)
+        tracked.id = self._fresh_id(tracked.checkpoint.key)
+        tracked.offset, tracked.skipping = 0, False
+        tracked.checkpoint = checkpoint_of(tracked.descriptor, 0, tracked.path)
+        self.files[tracked.id] = tracked
+
+    def _adopt_copy(self, id_: str, known: Checkpoint, path: str) -> None:
+        """Lets a stream go on in the copy that log rotation made of its file; forgets it without one."""
+        self._known.pop(id_, None)
+        folder, name = os.path.split(path)
+        for candidate in sorted(Path(folder or ".").glob(f"{glob.escape(name)}*")):
+            descriptor = self._descriptor(str(candidate))
+            if descriptor is None:
+                continue
+            status = os.fstat(descriptor)
+            key = (status.st_dev, status.st_ino)
+            if (
+                stat.S_ISREG(status.st_mode)
+                and key != known.key
+                and key not in self._by_key
+                and continues(descriptor, known)
+            ):
+                self._track(id_, str(candidate), descriptor, known.offset)
+                return
+            os.close(descriptor)
+        self.lost += 1
+        self.forgotten.append(id_)
+        _log.warning("source_truncated_without_copy", path=path, read_up_to=known.offset)
+
+    def _descriptor(self, path: str) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if path not in self._unreadable and len(self._unreadable) < MAX_OPEN:
+                self._unreadable.add(path)
+                _log.error("source_unreadable", path=path, error=os.strerror(error.errno or 0))
+            return None
+        self._unreadable.discard(path)
+        return descriptor
+
+    def _fresh_id(self, key: tuple[int, int]) -> str:
+        """An inode is used again, so that its number alone names nothing."""
+        return f"file:{key[0]:x}:{key[1]:x}:{secrets.token_hex(6)}"
+
+    def _lines(self, tracked: TrackedFile) -> Chunk | None:
+        start = tracked.offset
+        data = os.pread(tracked.descriptor, BLOCK_BYTES, start)
+        while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
+            more = os.pread(tracked.descriptor, BLOCK_BYTES, start + len(data))
+            if not more:
+                tracked.at_end = True
+                if not tracked.skipping:
+                    return None
+                break
+            data += more
+        too_long_bytes = 0
+        ended = False
+        if tracked.skipping or b"\n" not in data:
+            # The beginning of a line that is too long goes at once, its end when the line feed has come.
+            first = data.find(b"\n") + 1
+            ended, too_long_bytes = bool(first), first or len(data)
+            tracked.skipping = not ended
+        end = max(data.rfind(b"\n") + 1, too_long_bytes)
+        if not end:
+            return None
+        tracked.at_end = end == len(data) < BLOCK_BYTES
+        tracked.offset = start + end
+        tracked.changed_us = self._clock.now_us()
+        tracked.checkpoint = checkpoint_of(tracked.descriptor, tracked.offset, tracked.path)
+        return Chunk(data[too_long_bytes:end], start + too_long_bytes, tracked.offset, int(ended), too_long_bytes)
+
+    def _let_go(self) -> None:
+        """Closes files that are deleted, read and quiet; forgets the oldest of too many that are not open."""
+        now_us = self._clock.now_us()
+        for id_, tracked in list(self.files.items()):
+            gone = os.fstat(tracked.descriptor).st_nlink == 0
+            if gone and tracked.at_end and now_us - tracked.changed_us > GONE_WAIT_US:
+                os.close(tracked.descriptor)
+                del self.files[id_], self._by_key[tracked.checkpoint.key]
+                self.forgotten.append(id_)
+                _log.info("source_gone", path=tracked.path, offset=tracked.offset)
+        while len(self._known) > MAX_REMEMBERED:
+            id_ = next(iter(self._known))
+            del self._known[id_]
+            self.forgotten.append(id_)
+
+
+def _is_whole(known: Checkpoint) -> bool:
+    """The file of a checkpoint is still where it was, with all that was read of it."""
+    try:
+        descriptor = os.open(known.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        return (status.st_dev, status.st_ino) == known.key and continues(descriptor, known)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,315 @@
+"""The tail: whatever log rotation does, every line comes once, also over restarts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from helios_agent.tail import COPY_WAIT_US, GONE_WAIT_US, Tail
+from helios_agent.tracking import Checkpoint
+from helios_core.clock import EventClock
+
+
+class Reader:
+    """A tail with what it has read, and what would be durable."""
+
+    def __init__(self, folder: Path, pattern: str = "*.log*", *, from_end: bool = False) -> None:
+        self.folder = folder
+        self.pattern = pattern
+        self.from_end = from_end
+        self.clock = EventClock(1_000_000)
+        self.durable: dict[str, Checkpoint] = {}
+        self.lines: list[str] = []
+        self.tail = self._made()
+
+    def _made(self) -> Tail:
+        return Tail(
+            [str(self.folder / self.pattern)], checkpoints=self.durable, clock=self.clock, from_end=self.from_end
+        )
+
+    def read(self) -> list[str]:
+        """Reads all there is; the lines that came this time."""
+        before = len(self.lines)
+        self.tail.discover()
+        progress = True
+        while progress:
+            progress = False
+            for tracked in list(self.tail.files.values()):
+                while (chunk := self.tail.read(tracked)) is not None:
+                    self.lines += chunk.data.decode().split("\n")[:-1]
+                    progress = True
+        self.durable = (
+            {id_: self.tail.checkpoint(tracked) for id_, tracked in self.tail.files.items()}
+            | {id_: known for id_, known in self.durable.items() if id_ not in self.tail.forgotten}
+            | {id_: self.tail.checkpoint(tracked) for id_, tracked in self.tail.files.items()}
+        )
+        return self.lines[before:]
+
+    def restart(self) -> None:
+        """As after a stop or a kill: only what is durable is known."""
+        self.tail.close()
+        self.tail = self._made()
+
+    def wait(self, us: int) -> None:
+        self.clock.advance_to(self.clock.now_us() + us)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    return Reader(tmp_path)
+
+
+def append(path: Path, *lines: str) -> None:
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def test_a_file_is_followed(reader: Reader, tmp_path: Path) -> None:
+    append(tmp_path / "a.log", "1", "2")
+    assert reader.read() == ["1", "2"]
+    assert reader.read() == []
+    append(tmp_path / "a.log", "3")
+    assert reader.read() == ["3"]
+
+
+def test_a_half_line_waits_for_its_end(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("one\ntw")
+    assert reader.read() == ["one"]
+    with (tmp_path / "a.log").open("a") as file:
+        file.write("o\n")
+    assert reader.read() == ["two"]
+
+
+def test_a_restart_goes_on_at_the_durable_offset(reader: Reader, tmp_path: Path) -> None:
+    append(tmp_path / "a.log", "1", "2")
+    reader.read()
+    append(tmp_path / "a.log", "3")
+    reader.restart()
+    assert reader.read() == ["3"]
+
+
+def test_a_renamed_file_is_read_to_its_end(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1")
+    reader.read()
+    append(log, "2")
+    log.rename(tmp_path / "a.log.1")
+    append(tmp_path / "a.log.1", "3")
+    append(log, "4")
+    assert sorted(reader.read()) == ["2", "3", "4"]
+
+
+def test_renamed_while_the_agent_was_away(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1")
+    reader.read()
+    append(log, "2")
+    log.rename(tmp_path / "a.log.1")
+    append(log, "3")
+    reader.restart()
+    assert sorted(reader.read()) == ["2", "3"]
+
+
+def test_copytruncate_loses_and_doubles_nothing(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    append(log, "3")  # not read before the rotation
+    shutil.copy(log, tmp_path / "a.log.1")
+    os.truncate(log, 0)
+    append(log, "4")
+    assert sorted(reader.read()) == ["3", "4"]
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == []
+    reader.restart()
+    assert reader.read() == []
+
+
+def test_a_copy_that_is_seen_before_the_truncation_is_no_new_file(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    shutil.copy(log, tmp_path / "a.log.1")
+    assert reader.read() == []
+    os.truncate(log, 0)
+    append(log, "3")
+    assert reader.read() == ["3"]
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == []
+
+
+def test_copytruncate_while_the_agent_was_away(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    append(log, "3")
+    shutil.copy(log, tmp_path / "a.log.1")
+    os.truncate(log, 0)
+    append(log, "4")
+    reader.restart()
+    assert sorted(reader.read()) == ["3", "4"]
+
+
+def test_a_truncated_file_is_read_from_the_beginning_at_every_restart_but_once(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2", "3")
+    reader.read()
+    log.write_text("x\n")
+    assert reader.read() == ["x"]
+    for _ in range(2):
+        reader.restart()
+        assert reader.read() == []
+
+
+def test_a_file_rewritten_to_a_larger_size_is_read_from_the_beginning(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    log.write_text("other\ncontent\nand more\n")
+    assert reader.read() == ["other", "content", "and more"]
+
+
+def test_files_with_the_same_beginning_are_different_files(reader: Reader, tmp_path: Path) -> None:
+    header = ["#" * 2_000, "columns"]
+    append(tmp_path / "a.log", *header, "a")
+    append(tmp_path / "b.log", *header, "b")
+    assert sorted(reader.read()) == sorted([*header, "a", *header, "b"])
+
+
+def test_an_identical_file_that_comes_later_is_read_after_a_while(reader: Reader, tmp_path: Path) -> None:
+    append(tmp_path / "a.log", "same")
+    reader.read()
+    append(tmp_path / "b.log", "same")
+    assert reader.read() == []
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == ["same"]
+
+
+def test_what_is_written_to_a_deleted_file_is_read(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1")
+    reader.read()
+    with log.open("a") as writer:
+        log.unlink()
+        writer.write("2\n")
+        writer.flush()
+        assert reader.read() == ["2"]
+    reader.wait(GONE_WAIT_US + 1)
+    reader.read()
+    assert not reader.tail.files
+
+
+def test_a_new_file_under_a_reused_inode_is_read_from_the_beginning(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    reader.tail.close()
+    log.unlink()
+    append(log, "completely different")
+    reader.restart()
+    assert reader.read() == ["completely different"]
+
+
+def test_from_the_end_only_what_comes_later(tmp_path: Path) -> None:
+    append(tmp_path / "a.log", "old")
+    reader = Reader(tmp_path, from_end=True)
+    assert reader.read() == []
+    append(tmp_path / "a.log", "new")
+    append(tmp_path / "b.log", "whole")
+    assert sorted(reader.read()) == ["new", "whole"]
+
+
+def test_a_line_that_is_too_long_is_passed_over(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.tail.BLOCK_BYTES", 16)
+    monkeypatch.setattr("helios_agent.tail.MAX_LINE_BYTES", 40)
+    append(tmp_path / "a.log", "good", "x" * 200, "better")
+    assert [line for line in reader.read() if line] == ["good", "better"]
+
+
+def test_a_directory_and_an_unreadable_path_do_no_harm(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "d.log").mkdir()
+    (tmp_path / "dangling.log").symlink_to(tmp_path / "nowhere")
+    append(tmp_path / "a.log", "1")
+    assert reader.read() == ["1"]
+
+
+class Rotation(RuleBasedStateMachine):
+    """A logger, log rotation of every kind, an agent that stops and starts: each line comes once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import tempfile
+
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name)
+        self.reader = Reader(self.folder)
+        self.log = self.folder / "app.log"
+        self.written: list[str] = []
+        self.unread = False
+        self.rotations = 0
+        self.log.touch()
+
+    @rule(count=st.integers(1, 40))
+    def write(self, count: int) -> None:
+        lines = [f"line {len(self.written) + i} {'x' * (i % 50)}" for i in range(count)]
+        append(self.log, *lines)
+        self.written += lines
+        self.unread = True
+
+    @rule()
+    def read(self) -> None:
+        self.reader.read()
+        self.unread = False
+
+    @rule()
+    def restart(self) -> None:
+        self.reader.restart()
+
+    @rule()
+    def wait(self) -> None:
+        self.reader.wait(1_000_000)
+
+    @rule()
+    def rename(self) -> None:
+        self.rotations += 1
+        self.log.rename(self.folder / f"app.log.{self.rotations}")
+        self.log.touch()
+
+    @precondition(lambda self: self.log.stat().st_size > 0 and not self.unread)
+    @rule(late=st.integers(0, 5))
+    def copytruncate(self, late: int) -> None:
+        """Between two reads: `late` lines are in the copy only. The agent runs while it happens."""
+        self.reader.read()
+        lines = [f"late {len(self.written) + i}" for i in range(late)]
+        append(self.log, *lines)
+        self.written += lines
+        self.rotations += 1
+        shutil.copy(self.log, self.folder / f"app.log.{self.rotations}")
+        os.truncate(self.log, 0)
+        self.reader.read()
+
+    @invariant()
+    def nothing_comes_twice(self) -> None:
+        assert len(self.reader.lines) == len(set(self.reader.lines))
+
+    def teardown(self) -> None:
+        self.reader.read()
+        self.reader.wait(COPY_WAIT_US + 1)
+        self.reader.read()
+        assert sorted(self.reader.lines) == sorted(self.written)
+        self.reader.tail.close()
+        self.temporary.cleanup()
+
+
+TestRotation = Rotation.TestCase
+TestRotation.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
