@@ -6,6 +6,9 @@ import bz2
 import gzip
 import lzma
 import os
+import stat
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +20,7 @@ BLOCK_BYTES: Final = 256 * 1024
 MAX_LINE_BYTES: Final = 1024 * 1024
 _HEAD_BYTES: Final = 1024
 _COMPRESSED: Final = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_DAMAGE: Final = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +56,20 @@ class FileReader:
         self.offset = offset
         self.finished = False
         self._rest = b""
+        self._damage: Exception | None = None
         self._file = _open(path)
+        # `read` of a compressed file loses what it has decompressed when it then meets damage.
+        self._read: Callable[[int], bytes] = getattr(self._file, "read1", self._file.read)
         try:
             self._file.seek(offset)
-        except (OSError, EOFError) as error:
+        except _DAMAGE as error:
             self._file.close()
             raise InputError(f"{path} cannot be read at byte {offset}: {error}") from error
 
     @property
     def size_bytes(self) -> int:
         """The size on disk: compressed if it is."""
-        return self.path.stat().st_size
+        return os.fstat(self._file.fileno()).st_size
 
     def position_bytes(self) -> int:
         """How far the file on disk has been read: compressed bytes if it is."""
@@ -76,36 +83,46 @@ class FileReader:
             InputError: the file is damaged from here on; what came before it stands.
         """
         start = self.offset
-        too_long = too_long_bytes = 0
-        data = self._rest
-        self._rest = b""
+        data, self._rest = self._rest, b""
         while True:
+            end = data.find(b"\n") + 1
+            if (end or len(data)) > MAX_LINE_BYTES:  # blocks are smaller: only their first line can be
+                skipped, self._rest = (end, data[end:]) if end else self._skip_line(len(data))
+                self.offset += skipped
+                return Chunk(b"", self.offset, self.offset, 1, skipped)
+            if end:
+                end = data.rfind(b"\n") + 1
+                break
             piece = self._read_piece()
-            data += piece
             if not piece:
                 self.finished = True
                 end = len(data)
                 break
-            end = data.rfind(b"\n") + 1
-            if end:
-                break
-            if len(data) > MAX_LINE_BYTES:
-                skipped, data = self._skip_line(len(data))
-                too_long, too_long_bytes = too_long + 1, too_long_bytes + skipped
+            data += piece
         self._rest = data[end:]
-        self.offset = start + too_long_bytes + end
-        if not end and not too_long:
-            return None
-        return Chunk(data[:end], start + too_long_bytes, self.offset, too_long, too_long_bytes)
+        self.offset += end
+        return Chunk(data[:end], start, self.offset) if end else None
 
     def close(self) -> None:
         self._file.close()
 
     def _read_piece(self) -> bytes:
-        try:
-            return self._file.read(BLOCK_BYTES)
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            raise InputError(f"{self.path} is damaged after byte {self.offset}: {error}") from error
+        """A block; when there is damage in it, first what stands before it."""
+        pieces = []
+        size = 0
+        while size < BLOCK_BYTES and self._damage is None:
+            try:
+                piece = self._read(BLOCK_BYTES - size)
+            except _DAMAGE as error:
+                self._damage = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            size += len(piece)
+        if self._damage is not None and not pieces:
+            raise InputError(f"{self.path} is damaged after byte {self.offset}: {self._damage}") from self._damage
+        return b"".join(pieces)
 
     def _skip_line(self, skipped: int) -> tuple[int, bytes]:
         """Passes over the rest of a line that is too long; returns its bytes and what follows it."""
@@ -126,7 +143,7 @@ def source_id(path: Path) -> str:
         status = path.stat()
         try:
             head = file.read(_HEAD_BYTES)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except _DAMAGE as error:
             raise InputError(f"{path} cannot be read: {error}") from error
     return f"file:{status.st_dev:x}:{status.st_ino:x}:{blake2b(head, digest_size=8).hexdigest()}"
 
@@ -135,6 +152,8 @@ def _open(path: Path) -> IO[bytes]:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory: name the files in it, for example {path}/*.log")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            raise InputError(f"{path} cannot be read: it is not a regular file")
         opener = _COMPRESSED.get(path.suffix)
         return opener(path, "rb") if opener else path.open("rb", buffering=0)  # type: ignore[operator]
     except OSError as error:

@@ -3,7 +3,8 @@
 A record is what one cut made: its batches and the offsets up to which their sources are read. It is
 written and synced as one, so that after a crash either all of it is there or nothing, and reading
 goes on where the last whole record says. A segment is deleted when all of it is acknowledged; the
-offsets that only it knew are saved before.
+offsets that only it knew are saved before. A record that is found damaged is passed over, and its
+segment is kept under another ending.
 
     segment:  records, each  length u32 | crc32 u32 | payload     (little-endian)
     payload:  msgpack [[serialised SendBatchRequest, ...], {source: offset}]
@@ -11,17 +12,19 @@ offsets that only it knew are saved before.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
 import msgspec
+import structlog
 
 from helios.v1 import service_pb2
 from helios_core.errors import DataDirError
@@ -29,7 +32,9 @@ from helios_core.errors import DataDirError
 _HEADER: Final = struct.Struct("<II")
 _SEGMENT_BYTES: Final = 8 * 1024 * 1024
 _SUFFIX: Final = ".spool"
+_DAMAGED: Final = ".damaged"
 _Key = tuple[int, int]  # incarnation, sequence
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class _Segment:
     path: Path
     open_batches: int = 0
     size: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +74,22 @@ class Spool:
     def __init__(self, folder: Path, *, max_bytes: int = 512 * 1024 * 1024) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // 4)  # the one being written is not freed
         self._lock = threading.Condition()
         self._open: OrderedDict[_Key, _Place] = OrderedDict()
         self._segments: list[_Segment] = []
         self._file: IO[bytes] | None = None
+        self._number = 1
         self._size = 0
+        self._freed: dict[str, int] = {}  # the offsets of segments that are gone
+        self._stuck = False
         self.offsets: dict[str, int] = {}
         self.damaged: list[str] = []
         self.on_append: Callable[[], None] = _nothing
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._load()
-        except OSError as error:
+        except (OSError, msgspec.DecodeError) as error:
             raise DataDirError(f"{folder} cannot be used as a spool: {error}") from error
 
     @property
@@ -93,16 +104,22 @@ class Spool:
     def append(self, batches: list[service_pb2.SendBatchRequest], offsets: dict[str, int]) -> None:
         """Makes the batches of one cut durable, with the offsets of their sources; an OSError when it cannot."""
         payload = msgspec.msgpack.encode(([batch.SerializeToString() for batch in batches], offsets))
+        record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         with self._lock:
-            if self._file is None or self._segments[-1].size >= _SEGMENT_BYTES:
-                self._start_segment()
+            file = self._file or self._start_segment()
             segment = self._segments[-1]
-            assert self._file is not None  # noqa: S101 - a segment was started above
-            self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._remember(segment, batches, offsets, len(payload) + _HEADER.size)
-            self._lock.notify_all()
+            try:
+                _write(file, record)
+            except OSError:
+                self._file = None  # what is there of it is taken back, or else the segment ends with it
+                file.truncate(segment.size)
+                self._file = file
+                raise
+            self._remember(segment, segment.size, batches, offsets)
+            segment.size += len(record)
+            self._size += len(record)
+            if segment.size >= self._segment_bytes:
+                self._end_segment()
         self.on_append()
 
     def after(self, key: _Key | None, limit: int) -> list[tuple[_Key, service_pb2.SendBatchRequest]]:
@@ -133,101 +150,154 @@ class Spool:
     def wait_for_room(self, timeout_s: float) -> bool:
         """Whether there is room, after waiting for it at most so long."""
         with self._lock:
+            self._free()
             return self._lock.wait_for(lambda: self._size < self._max_bytes, timeout_s)
 
     def close(self) -> None:
-        """Saves where reading goes on."""
+        """Lets go of the folder; what is not acknowledged stays there."""
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self._save_offsets()
+            self._end_segment()
 
     def _remember(
         self,
         segment: _Segment,
+        position: int,
         batches: list[service_pb2.SendBatchRequest],
         offsets: dict[str, int],
-        size: int,
     ) -> None:
         for index, batch in enumerate(batches):
-            self._open[batch.id.incarnation, batch.id.sequence] = _Place(segment, segment.size, index)
+            self._open[batch.id.incarnation, batch.id.sequence] = _Place(segment, position, index)
         segment.open_batches += len(batches)
-        segment.size += size
-        self._size += size
+        segment.offsets.update(offsets)
         self.offsets.update(offsets)
 
-    def _start_segment(self) -> None:
+    def _start_segment(self) -> IO[bytes]:
+        path = self._folder / f"{self._number:012d}{_SUFFIX}"
+        file = path.open("ab", buffering=0)  # what could not be written must not be written later
+        try:
+            _sync_folder(self._folder)
+        except OSError:
+            file.close()
+            raise
+        self._number += 1
+        self._file = file
+        self._segments.append(_Segment(path))
+        return file
+
+    def _end_segment(self) -> None:
         if self._file is not None:
             self._file.close()
-        number = int(self._segments[-1].path.stem) + 1 if self._segments else 1
-        segment = _Segment(self._folder / f"{number:012d}{_SUFFIX}")
-        self._file = segment.path.open("ab")
-        self._segments.append(segment)
+            self._file = None
         self._free()
-        _sync_folder(self._folder)
 
     def _free(self) -> None:
-        """Deletes segments that are wholly acknowledged, but for the one being written."""
-        while len(self._segments) > 1 and not self._segments[0].open_batches:
-            self._save_offsets()
-            segment = self._segments.pop(0)
+        """Deletes the segments at the front that are wholly acknowledged, but for the one being written."""
+        while self._segments and not self._segments[0].open_batches:
+            segment = self._segments[0]
+            if self._file is not None and segment is self._segments[-1]:
+                return
+            try:
+                self._save_offsets(self._freed | segment.offsets)
+                if segment.damaged:
+                    segment.path.rename(segment.path.with_suffix(_DAMAGED))
+                else:
+                    segment.path.unlink()
+            except OSError as error:  # a full disk: tried again at each acknowledgement and wait for room
+                if not self._stuck:
+                    _log.warning("spool_not_freed", segment=str(segment.path), error=str(error))
+                self._stuck = True
+                return
+            self._stuck = False
+            self._segments.pop(0)
             self._size -= segment.size
-            segment.path.unlink()
 
-    def _save_offsets(self) -> None:
+    def _save_offsets(self, offsets: dict[str, int]) -> None:
         """Durably and at once: a reader sees the old ones or the new ones."""
         path = self._folder / "offsets.json"
         fresh = path.with_suffix(".new")
         with fresh.open("wb") as file:
-            file.write(msgspec.json.encode(self.offsets))
+            file.write(msgspec.json.encode(offsets))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
         _sync_folder(self._folder)
+        self._freed = offsets
 
     def _load(self) -> None:
         saved = self._folder / "offsets.json"
         if saved.exists():
-            self.offsets = msgspec.json.decode(saved.read_bytes(), type=dict[str, int])
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            self._freed = msgspec.json.decode(saved.read_bytes(), type=dict[str, int])
+        self.offsets.update(self._freed)
+        paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
+        self._number += max((int(path.stem) for path in [*paths, *self._folder.glob(f"*{_DAMAGED}")]), default=0)
+        for path in paths:
             segment = _Segment(path)
-            data = path.read_bytes()
-            position = 0
-            while position < len(data):
-                payload = _payload_at(data, position)
-                if payload is None:
-                    self._cut_tail(path, position, len(data))
-                    break
+            self._segments.append(segment)
+            self._load_segment(segment, last=path is paths[-1])
+            self._size += segment.size
+
+    def _load_segment(self, segment: _Segment, *, last: bool) -> None:
+        data = segment.path.read_bytes()
+        name = segment.path.name
+        unreadable = 0
+        while segment.size < len(data):
+            end, payload = _record_at(data, segment.size)
+            if end > len(data) and last and not unreadable:
+                # It was being written when the process died, and was never sent: its lines are read again.
+                left = len(data) - segment.size
+                self.damaged.append(f"{name}: {left} bytes of an unfinished record at its end were removed")
+                _truncate(segment.path, segment.size)
+                return
+            end = min(end, len(data))
+            if payload is None:
+                unreadable += end - segment.size
+            else:
                 payloads, offsets = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, int]])
                 batches = [service_pb2.SendBatchRequest.FromString(item) for item in payloads]
-                self._remember(segment, batches, offsets, len(payload) + _HEADER.size)
-                position += _HEADER.size + len(payload)
-            self._segments.append(segment)
-
-    def _cut_tail(self, path: Path, position: int, size: int) -> None:
-        """A record that was being written when the process died was never sent: its lines are read again."""
-        self.damaged.append(f"{path.name}: {size - position} bytes of an unfinished record at its end were removed")
-        with path.open("r+b") as file:
-            file.truncate(position)
-            os.fsync(file.fileno())
+                self._remember(segment, segment.size, batches, offsets)
+            segment.size = end
+        if unreadable:
+            segment.damaged = True
+            kept = segment.path.with_suffix(_DAMAGED).name
+            self.damaged.append(f"{name}: {unreadable} damaged bytes were passed over; it will be kept as {kept}")
 
 
-def _payload_at(data: bytes, position: int) -> bytes | None:
-    """The payload of the record there; None when it is torn or damaged."""
-    if position + _HEADER.size > len(data):
-        return None
+def _record_at(data: bytes, position: int) -> tuple[int, bytes | None]:
+    """Where the record there ends, by its header, and its payload; None when it is torn or damaged."""
+    start = position + _HEADER.size
+    if start > len(data):
+        return start, None
     length, crc = _HEADER.unpack_from(data, position)
-    payload = data[position + _HEADER.size : position + _HEADER.size + length]
-    return payload if len(payload) == length and zlib.crc32(payload) == crc else None
+    payload = data[start : start + length]
+    # No record is empty, but a disk that lost power may hold zeros, which would pass for one.
+    sound = 0 < length == len(payload) and zlib.crc32(payload) == crc
+    return start + length, payload if sound else None
 
 
 def _batches_at(path: Path, position: int) -> list[bytes]:
     with path.open("rb") as file:
         file.seek(position)
-        length, _ = _HEADER.unpack(file.read(_HEADER.size))
-        batches, _ = msgspec.msgpack.decode(file.read(length), type=tuple[list[bytes], dict[str, int]])
+        header = file.read(_HEADER.size)
+        record = header + file.read(int.from_bytes(header[:4], "little"))
+    _, payload = _record_at(record, 0)
+    if payload is None:
+        raise OSError(errno.EIO, f"the record at byte {position} has become damaged", str(path))
+    batches, _ = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, int]])
     return batches
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Durably; an unbuffered file may take less than it is given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+    os.fsync(file.fileno())
+
+
+def _truncate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
 
 
 def _nothing() -> None:

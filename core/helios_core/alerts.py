@@ -94,6 +94,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         episode: the id of the alert that opened it: the same for all that follow until it resolves.
         decided_us: the end of the horizon that decided it.
         onset_us: the event time at which the family first showed, before it was held for confirmation.
+        seen_us: the end of the last horizon in which the family was found: where a resolved one ended.
         horizon_us: the length of the horizon.
         detectors: those that fired, of any family, at this horizon.
         features: what was computed of the horizon, by name; None where a value is missing.
@@ -109,6 +110,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity
     decided_us: int
     onset_us: int
+    seen_us: int
     horizon_us: int
     detectors: tuple[str, ...]
     findings: tuple[Finding, ...]

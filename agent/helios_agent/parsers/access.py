@@ -12,11 +12,11 @@ from http import HTTPStatus
 from typing import Final
 
 from helios_agent.parsers.base import MAX_LATENCY_US, Block, Parsed, ParserContext, Rows, lines_of
-from helios_agent.parsers.levels import level_of_status
-from helios_agent.parsers.timestamps import IsoTimes
 from helios_core.columns import Columns, Notable
 from helios_core.endpoints import normalise_endpoint
+from helios_core.levels import level_of_status
 from helios_core.model import Level
+from helios_core.timestamps import IsoTimes
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TIME: Final = re.compile(r"\[(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d:\d\d:\d\d) ([+-]\d{4})\] ")

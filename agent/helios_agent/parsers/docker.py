@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from helios_agent.parsers.base import Block, Parsed, Parser, ParserContext, Rows, lines_of
-from helios_agent.parsers.timestamps import IsoTimes
+from helios_core.timestamps import IsoTimes
 
 _MAX_PENDING_BYTES: Final = 1 << 20
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, latencies_us, lines_of
-from helios_agent.parsers.levels import Levels, level_of_status
-from helios_agent.parsers.timestamps import IsoTimes, epoch_us
 from helios_core.columns import Columns, Notable
+from helios_core.levels import Levels, level_of_status
 from helios_core.model import Level
+from helios_core.timestamps import IsoTimes, epoch_us
 
 # The names of each role, the likeliest first; a dot goes into an object unless the flat name exists.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {

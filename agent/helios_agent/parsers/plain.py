@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
-from helios_agent.parsers.levels import Levels, level_of_status
 from helios_agent.parsers.stamps import STAMPS, Stamp
+from helios_core.levels import Levels, level_of_status
 from helios_core.model import Level
 
 _WITHIN: Final = 100  # characters from the beginning of the line in which the timestamp stands

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import ClassVar, Final
 
 from helios_agent.parsers.base import ParserContext
-from helios_agent.parsers.levels import level_of_syslog
-from helios_agent.parsers.timestamps import IsoTimes, epoch_us, with_year, zone_of
 from helios_core.clock import to_us
+from helios_core.levels import level_of_syslog
 from helios_core.model import Level
+from helios_core.timestamps import IsoTimes, epoch_us, with_year, zone_of
 
 _MAX_KNOWN: Final = 4_096
 _KLOG_LEVELS: Final = {"I": Level.INFO, "W": Level.WARN, "E": Level.ERROR, "F": Level.CRITICAL}

@@ -85,6 +85,18 @@ class DistinctCount:
         else:
             self.registers = bytearray(map(max, self.registers, other.registers))
 
+    @classmethod
+    def union(cls, parts: Iterable[DistinctCount]) -> DistinctCount:
+        """All parts merged; quick when all of them are exact."""
+        merged = cls()
+        known = list(parts)
+        if all(part.registers is None for part in known):
+            merged.add_hashes(set().union(*(part.hashes for part in known)))
+        else:
+            for part in known:
+                merged.merge(part)
+        return merged
+
     def estimate(self) -> float:
         """How many different values were added; exact up to MAX_EXACT."""
         if self.registers is None:
