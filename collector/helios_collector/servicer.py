@@ -9,9 +9,13 @@ from typing import Any, Final, TypeAlias
 import grpc
 import structlog
 from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
+from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.ingest import Ingest
+from helios_collector.keys import Keys, Scope
 from helios_core import wire
 from helios_core.bus.base import Bus
 from helios_core.clock import Clock
@@ -19,7 +23,7 @@ from helios_core.errors import BusUnavailable, WireError
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter, events_record
 
-_RETRY_AFTER_MS: Final = "1000"
+_RETRY_AFTER_S: Final = 1.0
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger(__name__)
 
@@ -27,14 +31,16 @@ _log = structlog.get_logger(__name__)
 class HeliosServicer(service_pb2_grpc.HeliosServicer):
     """See helios/v1/service.proto."""
 
-    def __init__(self, bus: Bus, clock: Clock) -> None:
+    def __init__(self, bus: Bus, clock: Clock, keys: Keys) -> None:
         self._bus = bus
         self._clock = clock
+        self._keys = keys
         self._ingest = Ingest(bus)
 
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
     ) -> AsyncIterator[service_pb2.SendBatchResponse]:
+        await self._admit(context)
         async for request in request_iterator:
             response = await self._ingest.take_batch(request)
             yield response
@@ -44,11 +50,13 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     async def SendBatch(
         self, request: service_pb2.SendBatchRequest, context: _Context
     ) -> service_pb2.SendBatchResponse:
+        await self._admit(context)
         return await self._ingest.take_batch(request)
 
     async def SendEvents(
         self, request: service_pb2.SendEventsRequest, context: _Context
     ) -> service_pb2.SendEventsResponse:
+        await self._admit(context)
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         records = []
@@ -63,20 +71,37 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         try:
             await self._bus.publish(records)
         except BusUnavailable as error:
-            context.set_trailing_metadata((("retry-after-ms", _RETRY_AFTER_MS),))
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            code = grpc.StatusCode.UNAVAILABLE
+            details = retry_details(code.value[0], str(error), _RETRY_AFTER_S)
+            context.set_trailing_metadata(((TRAILER, details),))
+            await context.abort(code, str(error))
         response.accepted = sum(map(len, by_service.values()))
         return response
 
+    async def _admit(self, context: _Context) -> None:
+        """Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
+        metadata = dict(context.invocation_metadata() or ())
+        fault = self._keys.fault(
+            str(metadata.get("authorization", "")), str(metadata.get("x-api-key", "")), Scope.INGEST
+        )
+        if fault is not None:
+            code = grpc.StatusCode.PERMISSION_DENIED if fault.known else grpc.StatusCode.UNAUTHENTICATED
+            await context.abort(code, fault.message)
 
-async def serve(bus: Bus, clock: Clock, address: str) -> tuple[aio.Server, int]:
+
+async def serve(bus: Bus, clock: Clock, address: str, keys: Keys) -> tuple[aio.Server, int]:
     """A running server and its port.
 
     Raises:
         OSError: the address cannot be bound.
     """
     server = aio.server(options=[("grpc.max_receive_message_length", 4 * 1024 * 1024), ("grpc.so_reuseport", 0)])
-    service_pb2_grpc.add_HeliosServicer_to_server(HeliosServicer(bus, clock), server)
+    service_pb2_grpc.add_HeliosServicer_to_server(HeliosServicer(bus, clock, keys), server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
+    names = ("helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:  # what grpcio raises when it cannot bind

@@ -127,7 +127,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         """WireError when it is no alert."""
         try:
             return _DECODER.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"{len(data)} bytes are not an alert: {error}") from error
 
 

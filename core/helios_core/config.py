@@ -61,6 +61,11 @@ def parse(text: str, kind: type[_T], environment: Mapping[str, str], *, name: st
     return convert(_expanded(raw, environment, name), kind, name=name)
 
 
+def override(settings: _T, given: Mapping[str, Any]) -> _T:
+    """The settings with some fields replaced: a command's options over its file."""
+    return msgspec.structs.replace(settings, **given)  # type: ignore[type-var]  # settings are structs
+
+
 def convert(raw: Any, kind: type[_T], *, name: str) -> _T:
     """Plain values as `kind`; ConfigError with the place and the nearest known key when they do not fit."""
     try:

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Final
 
 MAX_SERVICE_BYTES: Final = 256
+MAX_EVENT_BYTES: Final = 256 * 1024
 MAX_SERVICES_PER_CLIENT: Final = 2_000
 # What is counted beyond a client's number of services, or under a name that is too long.
 OVERFLOW_SERVICE: Final = "_overflow"

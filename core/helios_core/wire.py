@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from helios.v1 import batch_pb2, events_pb2, service_pb2, windows_pb2
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
 from helios_core.errors import WireError
-from helios_core.model import MAX_SERVICE_BYTES, Event, EventRecord, Level, MetricSample, Signal
+from helios_core.model import MAX_EVENT_BYTES, MAX_SERVICE_BYTES, Event, EventRecord, Level, MetricSample, Signal
 from helios_core.sketches.distinct import DistinctCount
 from helios_core.sketches.latency import MAX_LATENCY_US, LatencyHistogram
 from helios_core.sketches.templates import MAX_TEMPLATES, TemplateCount, TemplateCounts, template_id
@@ -182,6 +182,8 @@ def event_to_proto(event: Event) -> events_pb2.Event:
 
 def event_from_proto(message: events_pb2.Event) -> Event:
     """WireError when its service, time, latency or attributes break the contract."""
+    if message.ByteSize() > MAX_EVENT_BYTES:
+        raise WireError(f"an event of {message.ByteSize()} bytes: at most {MAX_EVENT_BYTES}")
     check_service(message.service)
     _check_time(message.time_us)
     latency_us = message.latency_us if message.HasField("latency_us") else None
@@ -189,7 +191,7 @@ def event_from_proto(message: events_pb2.Event) -> Event:
         raise WireError(f"a latency of {latency_us} µs: 0 to {MAX_LATENCY_US}")
     try:
         attributes = msgspec.json.decode(message.attributes, type=dict[str, object]) if message.attributes else {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"the attributes are not a JSON object: {error}") from error
     return Event(
         time_us=message.time_us,

@@ -1,0 +1,164 @@
+"""Events as applications post them, to the contract's events: what is wrong with one says so, and the others go on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from math import inf
+from typing import Any, Final
+
+import msgspec
+
+from helios_core import wire
+from helios_core.clock import US_PER_S
+from helios_core.errors import WireError
+from helios_core.levels import Levels, level_of_status
+from helios_core.model import MAX_EVENT_BYTES, Event, Level, Signal
+from helios_core.sketches.latency import MAX_LATENCY_US
+from helios_core.timestamps import IsoTimes, epoch_us
+
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
+MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
+_MAX_AHEAD_US: Final = 600 * US_PER_S
+_MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
+_DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
+
+
+class BodyError(WireError):
+    """A body of which nothing can be used.
+
+    Attributes:
+        status: the HTTP status that says so.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Posted(msgspec.Struct):
+    """One event as it is posted; fields that are not named here stay in `metadata`'s place, unread."""
+
+    timestamp: str | int | float | None = None
+    time: str | int | float | None = None
+    service: str = ""
+    level: str | int | None = None
+    message: str = ""
+    metadata: dict[str, Any] = {}
+    trace_id: str = ""
+    span_id: str = ""
+    id: str = ""
+    host: str = ""
+
+
+def plain(body: bytes, encoding: str) -> bytes:
+    """The body without its compression; BodyError for one that is too large or damaged."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding != "gzip":
+        raise BodyError(f"Content-Encoding {encoding!r}: gzip or none", 415)
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        data = unzip.decompress(body, MAX_PLAIN_BYTES)
+    except zlib.error as error:
+        raise BodyError(f"the gzip body is damaged: {error}") from error
+    if unzip.unconsumed_tail:
+        raise BodyError(f"the body unpacks to more than {MAX_PLAIN_BYTES} bytes: send less at once", 413)
+    if not unzip.eof:
+        raise BodyError("the gzip body ends too early")
+    return data
+
+
+def items(data: bytes) -> Iterator[bytes]:
+    """The JSON texts of the events in a body: one object, an array of objects, or NDJSON."""
+    stripped = data.strip()
+    if not stripped:
+        raise BodyError("the body is empty: an event, a JSON array of events, or one event a line")
+    try:
+        if stripped.startswith(b"["):
+            for raw in msgspec.json.decode(stripped, type=list[msgspec.Raw]):
+                yield bytes(raw)
+            return
+        _DECODER.decode(stripped)
+    except msgspec.DecodeError as error:
+        if b"\n" not in stripped:
+            raise BodyError(f"the body is not JSON: {error}") from error
+        yield from (line for line in stripped.splitlines() if line.strip())
+        return
+    yield stripped
+
+
+class Reader:
+    """Turns posted events into the contract's."""
+
+    def __init__(self) -> None:
+        self._times = IsoTimes()
+        self._levels = Levels()
+        self._decoder = msgspec.json.Decoder(_Posted)
+
+    def event(self, raw: bytes, *, now_us: int, key: str) -> Event:
+        """One event; WireError with what is wrong with it.
+
+        Args:
+            raw: its JSON text.
+            now_us: the time of receipt.
+            key: what makes a repeat of it harmless when it has no id of its own; empty for none.
+        """
+        if len(raw) > MAX_EVENT_BYTES:
+            raise WireError(f"an event of {len(raw)} bytes: at most {MAX_EVENT_BYTES}")
+        try:
+            posted = self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise WireError(f"not an event: {error}") from error
+        wire.check_service(posted.service)
+        id_ = posted.id or key
+        attributes = dict(posted.metadata)
+        time_us = self._time_us(posted, now_us, id_, attributes)
+        latency_us = _latency_us(attributes)
+        endpoint = attributes.pop("endpoint", "")
+        return Event(
+            time_us=time_us,
+            service=posted.service,
+            level=self._level(posted.level, attributes),
+            message=posted.message,
+            latency_us=latency_us,
+            endpoint=endpoint if isinstance(endpoint, str) else "",
+            trace_id=posted.trace_id,
+            span_id=posted.span_id,
+            host=posted.host,
+            signal=Signal.LOG,
+            id=id_,
+            attributes=attributes,
+        )
+
+    def _time_us(self, posted: _Posted, now_us: int, id_: str, attributes: dict[str, Any]) -> int:
+        written = posted.timestamp if posted.timestamp is not None else posted.time
+        if written is None:
+            if id_:
+                raise WireError("timestamp is missing: an event that may be sent again needs one")
+            return now_us
+        try:
+            time_us = self._times.one(written) if isinstance(written, str) else epoch_us(written)
+        except (ValueError, OverflowError) as error:
+            raise WireError(f"timestamp {written!r} is no time: {error}") from error
+        if now_us - _MAX_AGE_US <= time_us <= now_us + _MAX_AHEAD_US:
+            return time_us
+        # Counted under the time of receipt; what was written is kept beside it.
+        attributes["helios.timestamp_replaced"] = str(written)
+        return now_us
+
+    def _level(self, written: str | int | None, attributes: dict[str, Any]) -> Level:
+        level = Level(self._levels[written]) if written is not None else Level.UNSPECIFIED
+        status = attributes.get("status")
+        if level is Level.UNSPECIFIED and isinstance(status, int) and 100 <= status <= 599:
+            return level_of_status(status)
+        return level
+
+
+def _latency_us(attributes: dict[str, Any]) -> int | None:
+    written = attributes.pop("latency_ms", None)
+    if written is None:
+        return None
+    if isinstance(written, bool) or not isinstance(written, int | float) or not 0 <= written < inf:
+        raise WireError(f"latency_ms {written!r}: a number of milliseconds, 0 or more")
+    return min(round(written * 1_000), MAX_LATENCY_US)

@@ -1,0 +1,159 @@
+"""The HTTP side of the collector: a bare ASGI application for events, health and metrics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+
+from helios_collector.events import MAX_BODY_BYTES, BodyError, Reader, items, plain
+from helios_collector.keys import Keys, Scope
+from helios_core.bus.base import Bus, Record
+from helios_core.clock import Clock
+from helios_core.errors import BusUnavailable, WireError
+from helios_core.model import Event, EventRecord
+from helios_core.records import dead_letter, events_record
+
+_Scope = dict[str, Any]
+_Receive = Callable[[], Awaitable[dict[str, Any]]]
+_Send = Callable[[dict[str, Any]], Awaitable[None]]
+_EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
+_RETRY_AFTER_S: Final = b"1"
+_EVENTS_IN_RECORD: Final = 500
+_log = structlog.get_logger(__name__)
+
+
+class HttpIngest:
+    """`POST /api/v1/events`, `GET /health`, `GET /metrics`.
+
+    Args:
+        bus: where events are safe before they are acknowledged.
+        clock: stamps what comes without a time.
+        keys: who may do what.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, keys: Keys) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._keys = keys
+        self._reader = Reader()
+        self.registry = CollectorRegistry()
+        self._accepted = Counter(
+            "helios_http_events_accepted", "Events that were put on the bus.", registry=self.registry
+        )
+        self._rejected = Counter(
+            "helios_http_events_rejected", "Events that were refused, in the dead letter.", registry=self.registry
+        )
+        self._requests = Counter(
+            "helios_http_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """The ASGI application."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"].rstrip("/") or "/"
+        try:
+            status, body, headers = await self._answer(path, scope, receive)
+        except BodyError as error:
+            status, body, headers = error.status, {"error": str(error)}, []
+        except BusUnavailable as error:
+            status, body, headers = 503, {"error": str(error)}, [(b"retry-after", _RETRY_AFTER_S)]
+        known = path if path in (*_EVENTS_PATHS, "/health", "/metrics") else "other"
+        self._requests.labels(known, str(status)).inc()
+        await _respond(send, status, body, headers)
+
+    async def _answer(self, path: str, scope: _Scope, receive: _Receive) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
+        method = scope["method"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if path == "/health" and method == "GET":
+            return 200, {"status": "ok"}, []
+        if path == "/metrics" and method == "GET":
+            refused = self._refused(headers, Scope.METRICS)
+            return refused or (200, generate_latest(self.registry), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+        if path in _EVENTS_PATHS:
+            if method != "POST":
+                return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
+            refused = self._refused(headers, Scope.INGEST)
+            return refused or await self._events(headers, receive)
+        return 404, {"error": f"there is no {path}; events go to POST {_EVENTS_PATHS[0]}"}, []
+
+    def _refused(self, headers: dict[str, str], scope: Scope) -> tuple[int, Any, list[tuple[bytes, bytes]]] | None:
+        """The answer to a request without the right key; None when it has it."""
+        fault = self._keys.fault(headers.get("authorization", ""), headers.get("x-api-key", ""), scope)
+        if fault is None:
+            return None
+        status = 403 if fault.known else 401
+        return status, {"error": fault.message}, [] if fault.known else [(b"www-authenticate", b"Bearer")]
+
+    async def _events(self, headers: dict[str, str], receive: _Receive) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
+        data = plain(await _body(headers, receive), headers.get("content-encoding", "").strip().lower())
+        key = headers.get("idempotency-key", "")
+        now_us = self._clock.now_us()
+        by_service: defaultdict[str, list[Event]] = defaultdict(list)
+        errors: list[dict[str, Any]] = []
+        records: list[Record] = []
+        for index, raw in enumerate(items(data)):
+            try:
+                event = self._reader.event(raw, now_us=now_us, key=f"{key}/{index}" if key else "")
+            except WireError as error:
+                errors.append({"index": index, "reason": str(error)})
+                records.append(dead_letter("event", str(error), raw))
+                continue
+            by_service[event.service].append(event)
+        for service, events in by_service.items():
+            records += (
+                events_record(EventRecord(service, now_us, events[start : start + _EVENTS_IN_RECORD]))
+                for start in range(0, len(events), _EVENTS_IN_RECORD)
+            )
+        await self._bus.publish(records)
+        accepted = sum(map(len, by_service.values()))
+        self._accepted.inc(accepted)
+        self._rejected.inc(len(errors))
+        status = 202 if accepted or not errors else 400
+        return status, {"accepted": accepted, "rejected": len(errors), "errors": errors}, []
+
+
+async def _body(headers: dict[str, str], receive: _Receive) -> bytes:
+    """The body, never more of it than the limit."""
+    announced = headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+        raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BodyError("the client went away before the body was complete")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BodyError(f"a body of more than {MAX_BODY_BYTES} bytes: send less at once", 413)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _respond(send: _Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    if not any(name == b"content-type" for name, _ in headers):
+        headers = [*headers, (b"content-type", b"application/json")]
+    headers = [*headers, (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def _lifespan(receive: _Receive, send: _Send) -> None:
+    while True:
+        message = await receive()
+        kind = message["type"].removeprefix("lifespan.")
+        await send({"type": f"lifespan.{kind}.complete"})
+        if kind == "shutdown":
+            return

@@ -1,0 +1,208 @@
+"""Events over HTTP: what is good is on the bus before it is acknowledged, what is wrong is named by its index."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from helios_collector.http import HttpIngest
+from helios_collector.keys import Keys, Scope, hash_of
+from helios_core import wire
+from helios_core.bus.base import Topic
+from helios_core.bus.memory import MemoryBus
+from helios_core.clock import EventClock
+from helios_core.errors import BusUnavailable
+from helios_core.model import Event, Level
+
+NOW_US = 1_772_409_600_000_000  # 2026-03-02T00:00:00Z
+URL = "/api/v1/events"
+
+
+class Site:
+    """The application with its bus."""
+
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.bus = MemoryBus()
+        app = HttpIngest(self.bus, EventClock(NOW_US), keys or Keys(None))
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://collector")
+
+    async def post(self, body: Any, **headers: str) -> httpx.Response:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.client.post(URL, content=data, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    async def events(self) -> list[Event]:
+        consumer = await self.bus.subscribe("test", [Topic.EVENTS])
+        received = await consumer.poll(max_records=1_000, timeout_s=0)
+        return [event for record in received for event in wire.record_from_bytes(record.value).events]
+
+    async def dead(self) -> list[str]:
+        consumer = await self.bus.subscribe("test", [Topic.DEAD_LETTER])
+        return [r.headers["reason"] for r in await consumer.poll(max_records=1_000, timeout_s=0)]
+
+
+GOOD = {
+    "timestamp": "2026-03-02T00:00:01.5Z",
+    "service": "shop",
+    "level": "error",
+    "message": "no stock",
+    "metadata": {"latency_ms": 12.5, "endpoint": "/items/17", "request_id": "r1"},
+    "trace_id": "ab" * 16,
+}
+
+
+async def test_one_event() -> None:
+    site = Site()
+    answer = await site.post(GOOD)
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "rejected": 0, "errors": []})
+    (event,) = await site.events()
+    assert event == Event(
+        time_us=NOW_US + 1_500_000,
+        service="shop",
+        level=Level.ERROR,
+        message="no stock",
+        latency_us=12_500,
+        endpoint="/items/17",
+        trace_id="ab" * 16,
+        attributes={"request_id": "r1"},
+    )
+
+
+@pytest.mark.parametrize("form", ["array", "ndjson", "gzip"])
+async def test_many_events(form: str) -> None:
+    site = Site()
+    many = [{**GOOD, "message": str(i)} for i in range(1_200)]
+    if form == "ndjson":
+        answer = await site.post("\n".join(map(json.dumps, many)).encode())
+    elif form == "gzip":
+        answer = await site.post(gzip.compress(json.dumps(many).encode()), content_encoding="gzip")
+    else:
+        answer = await site.post(many)
+    assert answer.json()["accepted"] == 1_200
+    assert [event.message for event in await site.events()] == [str(i) for i in range(1_200)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({**GOOD, "service": ""}, "service name of 0 bytes"),
+        ({**GOOD, "service": "x" * 10_240}, "service name of 10240 bytes"),
+        ({**GOOD, "timestamp": "yesterday"}, "is no time"),
+        ({**GOOD, "metadata": {"latency_ms": -5}}, "latency_ms -5"),
+        ({**GOOD, "metadata": {"latency_ms": "fast"}}, "latency_ms 'fast'"),
+        ({**GOOD, "message": 5}, "not an event"),
+        ([1], "not an event"),
+        ({**GOOD, "message": "x" * 300_000}, "at most 262144"),
+        ({"service": "shop", "id": "a"}, "timestamp is missing"),
+    ],
+)
+async def test_a_bad_event_is_named_and_the_good_beside_it_go_on(bad: Any, reason: str) -> None:
+    site = Site()
+    answer = await site.post([GOOD, bad, GOOD])
+    assert answer.status_code == 202
+    assert answer.json()["accepted"] == 2
+    ((index, said),) = [(error["index"], error["reason"]) for error in answer.json()["errors"]]
+    assert index == 1
+    assert reason in said
+    assert len(await site.events()) == 2
+    assert await site.dead() == [said]
+
+
+async def test_nothing_but_bad_events_is_400() -> None:
+    answer = await Site().post({"service": ""})
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["index"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "said"),
+    [
+        (b"", {}, 400, "the body is empty"),
+        (b"{broken", {}, 400, "not JSON"),
+        (b"not gzip", {"content_encoding": "gzip"}, 400, "gzip body is damaged"),
+        (gzip.compress(b"{}" * 99)[:-9], {"content_encoding": "gzip"}, 400, "ends too early"),
+        (gzip.compress(b" " * 60_000_000), {"content_encoding": "gzip"}, 413, "unpacks to more than"),
+        (b"x" * 11_000_000, {}, 413, "at most 10485760"),
+        (b"{}", {"content_encoding": "br"}, 415, "gzip or none"),
+    ],
+    ids=["empty", "broken", "no gzip", "half gzip", "gzip bomb", "11 MB", "brotli"],
+)
+async def test_a_body_that_cannot_be_used(body: bytes, headers: dict[str, str], status: int, said: str) -> None:
+    answer = await Site().post(body, **headers)
+    assert answer.status_code == status
+    assert said in answer.json()["error"]
+
+
+async def test_an_idempotency_key_gives_events_their_ids() -> None:
+    site = Site()
+    for _ in range(2):
+        await site.post([GOOD, {**GOOD, "id": "own"}], idempotency_key="k7")
+    assert [event.id for event in await site.events()] == ["k7/0", "own"] * 2
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [("1999-01-01T00:00:00Z", False), (NOW_US + 700_000_000, False), (NOW_US, True)]
+)
+async def test_an_implausible_time_is_counted_at_receipt(written: str | int, kept: bool) -> None:
+    site = Site()
+    await site.post({**GOOD, "timestamp": written})
+    (event,) = await site.events()
+    assert event.time_us == NOW_US
+    assert ("helios.timestamp_replaced" in event.attributes) is not kept
+
+
+async def test_a_bus_that_is_full_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+
+    async def full(records: object) -> None:
+        raise BusUnavailable("the topic events is full")
+
+    monkeypatch.setattr(site.bus, "publish", full)
+    answer = await site.post(GOOD)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "full" in answer.json()["error"]
+
+
+KEYS = Keys({hash_of("in"): frozenset({Scope.INGEST}), hash_of("see"): frozenset({Scope.METRICS})})
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (URL, {}, 401),
+        (URL, {"authorization": "Bearer wrong"}, 401),
+        (URL, {"authorization": "Bearer see"}, 403),
+        (URL, {"authorization": "Bearer in"}, 202),
+        (URL, {"x-api-key": "in"}, 202),
+        ("/metrics", {"authorization": "Bearer in"}, 403),
+        ("/metrics", {"authorization": "Bearer see"}, 200),
+        ("/health", {}, 200),
+    ],
+)
+async def test_who_may_do_what(path: str, headers: dict[str, str], status: int) -> None:
+    site = Site(KEYS)
+    if path == URL:
+        answer = await site.client.post(path, content=json.dumps(GOOD), headers=headers)
+    else:
+        answer = await site.client.get(path, headers=headers)
+    assert answer.status_code == status
+
+
+async def test_other_paths_and_methods() -> None:
+    site = Site()
+    assert (await site.client.get("/nowhere")).status_code == 404
+    assert (await site.client.get(URL)).headers["allow"] == "POST"
+    assert (await site.client.post(URL + "/ingest", content=json.dumps(GOOD))).status_code == 202
+
+
+async def test_the_metrics_count_what_came() -> None:
+    site = Site()
+    await site.post([GOOD, {"service": ""}])
+    text = (await site.client.get("/metrics")).text
+    assert "helios_http_events_accepted_total 1.0" in text
+    assert "helios_http_events_rejected_total 1.0" in text
+    assert 'helios_http_requests_total{path="/api/v1/events",status="202"} 1.0' in text
