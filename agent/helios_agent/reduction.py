@@ -56,6 +56,12 @@ class Reduction:
         latest: the machine's clock, also when `clock` follows event time: an event more than
             MAX_AHEAD_US beyond it is implausible.
         window_ms: the duration of a window.
+
+    Attributes:
+        has_new_error: since the last take an error template was seen that had not been seen lately.
+        overflowed: the beginnings of the first names that were counted under OVERFLOW_SERVICE.
+        counts: what became of all lines.
+        last_seen_us: for each service the end of its last window.
     """
 
     def __init__(self, host: str, clock: Clock, *, earliest_us: int, latest: Clock, window_ms: int) -> None:
@@ -68,6 +74,7 @@ class Reduction:
         self._samples: dict[str, list[Event]] = {}
         self._samples_in_window: Counter[tuple[int, str]] = Counter()
         self._last_sampled: dict[tuple[str, int], int] = {}
+        self.has_new_error = False
         self.overflowed: list[str] = []
         self.counts = Counts()
         self.last_seen_us: dict[str, int] = {}
@@ -76,18 +83,19 @@ class Reduction:
     def open_windows(self) -> int:
         return len(self._builder)
 
-    def add(self, parser: Parser, data: bytes, service: str) -> int:
+    def add(self, parser: Parser, data: bytes, service: str, receipt_us: int | None = None) -> int:
         """Counts a block of whole lines of one source.
 
         Args:
             parser: the source's own.
             data: the lines.
             service: the service of lines that no parser takes.
+            receipt_us: when the lines were written, as far as it is known; the clock's time without it.
 
         Returns:
             the event time up to which the source has now been read, or 0 when the block tells none.
         """
-        now_us = self._clock.now_us()
+        now_us = self._clock.now_us() if receipt_us is None else receipt_us
         parsed = parser.parse(Block(data, now_us))
         events = parsed.events
         counts = self.counts
@@ -121,6 +129,7 @@ class Reduction:
             self.last_seen_us[delta.service] = max(self.last_seen_us.get(delta.service, 0), delta.end_us)
         samples, self._samples = self._samples, {}
         self._samples_in_window.clear()
+        self.has_new_error = False
         return deltas, samples
 
     def _mend_times(self, events: Columns, now_us: int) -> int:
@@ -181,6 +190,7 @@ class Reduction:
             return
         if len(self._last_sampled) >= _MAX_REMEMBERED:
             self._last_sampled.clear()
+        self.has_new_error = self.has_new_error or (last_us is None and level >= Level.ERROR)
         self._last_sampled[key] = time_us
         self._samples_in_window[window] += 1
         self._samples.setdefault(delta.service, []).append(

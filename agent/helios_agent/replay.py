@@ -79,7 +79,8 @@ class Replay:
         self._stopped = threading.Event()
         for path in context.files:
             id_ = source_id(path)
-            reader = FileReader(path, spool.offsets.get(id_, 0))
+            known = spool.offsets.get(id_, 0)
+            reader = FileReader(path, known if isinstance(known, int) else known.offset)
             self._sources.append(_Source(id_, reader, context.service or service_of(path), cut_offset=reader.offset))
         context.progress.bytes_total = sum(source.reader.size_bytes for source in self._sources)
         self._started = {source.id: source.reader.offset for source in self._sources}
@@ -131,7 +132,9 @@ class Replay:
         if chunk.data:
             if source.parser is None:
                 source.parser = self._choose(source, chunk.data)
-            seen_us = self._reduction.add(source.parser, chunk.data, source.service)
+            # Lines that carry no time were written by the time that the file was last changed.
+            receipt_us = self._clock.now_us() or int(source.reader.path.stat().st_mtime * US_PER_S)
+            seen_us = self._reduction.add(source.parser, chunk.data, source.service, receipt_us)
             source.watermark_us = max(source.watermark_us, seen_us)
             self._last_us = max(self._last_us, seen_us)
         return True

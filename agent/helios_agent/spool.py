@@ -18,7 +18,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -27,6 +27,7 @@ import msgspec
 import structlog
 
 from helios.v1 import service_pb2
+from helios_agent.tracking import Checkpoint
 from helios_core.errors import DataDirError
 
 _HEADER: Final = struct.Struct("<II")
@@ -34,6 +35,8 @@ _SEGMENT_BYTES: Final = 8 * 1024 * 1024
 _SUFFIX: Final = ".spool"
 _DAMAGED: Final = ".damaged"
 _Key = tuple[int, int]  # incarnation, sequence
+# Up to where a source is read: an offset alone, or with what is needed to know a followed file again.
+Position = int | Checkpoint
 _log = structlog.get_logger(__name__)
 
 
@@ -42,7 +45,7 @@ class _Segment:
     path: Path
     open_batches: int = 0
     size: int = 0
-    offsets: dict[str, int] = field(default_factory=dict)
+    offsets: dict[str, Position] = field(default_factory=dict)
     damaged: bool = False
 
 
@@ -81,9 +84,9 @@ class Spool:
         self._file: IO[bytes] | None = None
         self._number = 1
         self._size = 0
-        self._freed: dict[str, int] = {}  # the offsets of segments that are gone
+        self._freed: dict[str, Position] = {}  # the offsets of segments that are gone
         self._stuck = False
-        self.offsets: dict[str, int] = {}
+        self.offsets: dict[str, Position] = {}
         self.damaged: list[str] = []
         self.on_append: Callable[[], None] = _nothing
         try:
@@ -101,7 +104,7 @@ class Spool:
         with self._lock:
             return len(self._open)
 
-    def append(self, batches: list[service_pb2.SendBatchRequest], offsets: dict[str, int]) -> None:
+    def append(self, batches: list[service_pb2.SendBatchRequest], offsets: dict[str, Position]) -> None:
         """Makes the batches of one cut durable, with the offsets of their sources; an OSError when it cannot."""
         payload = msgspec.msgpack.encode(([batch.SerializeToString() for batch in batches], offsets))
         record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
@@ -147,6 +150,13 @@ class Spool:
             self._free()
             self._lock.notify_all()
 
+    def forget(self, sources: Iterable[str]) -> None:
+        """Drops the offsets of sources that are gone; after a crash they may be there once more."""
+        with self._lock:
+            for source in sources:
+                for known in (self.offsets, self._freed, *(segment.offsets for segment in self._segments)):
+                    known.pop(source, None)
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Whether there is room, after waiting for it at most so long."""
         with self._lock:
@@ -163,7 +173,7 @@ class Spool:
         segment: _Segment,
         position: int,
         batches: list[service_pb2.SendBatchRequest],
-        offsets: dict[str, int],
+        offsets: dict[str, Position],
     ) -> None:
         for index, batch in enumerate(batches):
             self._open[batch.id.incarnation, batch.id.sequence] = _Place(segment, position, index)
@@ -211,7 +221,7 @@ class Spool:
             self._segments.pop(0)
             self._size -= segment.size
 
-    def _save_offsets(self, offsets: dict[str, int]) -> None:
+    def _save_offsets(self, offsets: dict[str, Position]) -> None:
         """Durably and at once: a reader sees the old ones or the new ones."""
         path = self._folder / "offsets.json"
         fresh = path.with_suffix(".new")
@@ -226,7 +236,7 @@ class Spool:
     def _load(self) -> None:
         saved = self._folder / "offsets.json"
         if saved.exists():
-            self._freed = msgspec.json.decode(saved.read_bytes(), type=dict[str, int])
+            self._freed = msgspec.json.decode(saved.read_bytes(), type=dict[str, Position])
         self.offsets.update(self._freed)
         paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
         self._number += max((int(path.stem) for path in [*paths, *self._folder.glob(f"*{_DAMAGED}")]), default=0)
@@ -235,6 +245,7 @@ class Spool:
             self._segments.append(segment)
             self._load_segment(segment, last=path is paths[-1])
             self._size += segment.size
+        self._free()
 
     def _load_segment(self, segment: _Segment, *, last: bool) -> None:
         data = segment.path.read_bytes()
@@ -252,7 +263,7 @@ class Spool:
             if payload is None:
                 unreadable += end - segment.size
             else:
-                payloads, offsets = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, int]])
+                payloads, offsets = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, Position]])
                 batches = [service_pb2.SendBatchRequest.FromString(item) for item in payloads]
                 self._remember(segment, segment.size, batches, offsets)
             segment.size = end
@@ -282,7 +293,7 @@ def _batches_at(path: Path, position: int) -> list[bytes]:
     _, payload = _record_at(record, 0)
     if payload is None:
         raise OSError(errno.EIO, f"the record at byte {position} has become damaged", str(path))
-    batches, _ = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, int]])
+    batches, _ = msgspec.msgpack.decode(payload, type=tuple[list[bytes], dict[str, Position]])
     return batches
 
 

@@ -32,7 +32,8 @@ class ParserContext:
 
     Attributes:
         service: the service of lines that name none.
-        reference_us: a time near which the lines were written, for formats without a year.
+        reference_us: when the lines were written or later, for formats without a year; it follows the
+            blocks' times of receipt.
         utc_offset_s: the zone of times that name none, seconds east of UTC.
     """
 

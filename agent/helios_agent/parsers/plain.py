@@ -73,6 +73,8 @@ class Plain:
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
         rows = Rows(len(lines))
+        if self._stamp is not None:
+            self._stamp.refer(block.receipt_us)
         for number, line in enumerate(lines):
             if not line.strip():
                 rows.blank()

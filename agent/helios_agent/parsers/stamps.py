@@ -14,6 +14,7 @@ from helios_core.model import Level
 from helios_core.timestamps import IsoTimes, epoch_us, with_year, zone_of
 
 _MAX_KNOWN: Final = 4_096
+_REFERENCE_STEP_US: Final = 600_000_000
 _KLOG_LEVELS: Final = {"I": Level.INFO, "W": Level.WARN, "E": Level.ERROR, "F": Level.CRITICAL}
 _PRIORITY: Final = re.compile(r"<(\d{1,3})>")
 _DAYS: Final = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
@@ -30,6 +31,13 @@ class Stamp:
         self._context = context
         self._zone = zone_of(context.utc_offset_s)
         self._known: dict[str, int] = {}
+        self._reference_us = context.reference_us
+
+    def refer(self, now_us: int) -> None:
+        """Lets the reference follow the clock: what carries no year or day was written at about this time."""
+        if now_us - self._reference_us > _REFERENCE_STEP_US:
+            self._reference_us = now_us
+            self._known.clear()
 
     def find(self, text: str) -> tuple[int, int] | None:
         match = self.pattern.search(text)
@@ -108,14 +116,14 @@ Hdfs = _form("Hdfs", "`081109 203615`", r"^(\d{6} \d{6})\b", "%y%m%d %H%M%S")
 
 
 class Syslog(Stamp):
-    """`Mar 27 13:06:56` (RFC 3164): no year, so it is the year that is nearest to the reference."""
+    """`Mar 27 13:06:56` (RFC 3164): no year, so it is the last one that does not lie after the reference."""
 
     pattern = re.compile(rf"^(?:<\d{{1,3}}>)?({_MONTHS} [ \d]\d \d\d:\d\d:\d\d)\b")
     is_syslog = True
 
     def convert(self, written: str) -> int:
         when = datetime.strptime(f"2000 {written}", "%Y %b %d %H:%M:%S").replace(tzinfo=self._zone)
-        return to_us(with_year(when, self._context.reference_us))
+        return to_us(with_year(when, self._reference_us))
 
     def level_of(self, text: str) -> Level:
         priority = _PRIORITY.match(text)
@@ -129,7 +137,7 @@ class Klog(Stamp):
 
     def convert(self, written: str) -> int:
         when = datetime.strptime(f"2000{written}", "%Y%m%d %H:%M:%S.%f").replace(tzinfo=self._zone)
-        return to_us(with_year(when, self._context.reference_us))
+        return to_us(with_year(when, self._reference_us))
 
     def level_of(self, text: str) -> Level:
         return _KLOG_LEVELS.get(text[:1], Level.UNSPECIFIED)
@@ -144,7 +152,7 @@ class TimeOfDay(Stamp):
         clock = datetime.strptime(written.replace(",", "."), "%H:%M:%S.%f")  # noqa: DTZ007 - the zone follows
         since_midnight_us = to_us(clock.replace(year=1970, month=1, day=1, tzinfo=self._zone))
         day_us = 86_400_000_000
-        days = round((self._context.reference_us - since_midnight_us) / day_us)
+        days = round((self._reference_us - since_midnight_us) / day_us)
         return days * day_us + since_midnight_us
 
 

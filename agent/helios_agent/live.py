@@ -1,0 +1,372 @@
+"""The agent, live: files followed and stdin read, windows cut on time, everything spooled before it is sent.
+
+One thread looks at the sources four times a second, reads, parses, counts and spools; the event loop
+ships. They share nothing but the spool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import structlog
+
+from helios.endpoint import Endpoint
+from helios_agent.cut import Cutter
+from helios_agent.parsers.base import Parser, ParserContext, lines_of
+from helios_agent.parsers.detect import by_name
+from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES
+from helios_agent.reduction import Reduction
+from helios_agent.replay import service_of
+from helios_agent.settings import FileSettings, Settings, StdinSettings
+from helios_agent.shipper import Shipper
+from helios_agent.spool import Position, Spool
+from helios_agent.state import StateDir
+from helios_agent.status import FileStatus, Status, write_status
+from helios_agent.tail import Tail, TrackedFile
+from helios_agent.tracking import Checkpoint
+from helios_core.batches import SourceRange
+from helios_core.clock import US_PER_S, Clock, SystemClock, rfc3339
+from helios_core.errors import ConfigError
+
+_LOOK_EVERY_S: Final = 0.25
+_DISCOVER_EVERY_S: Final = 1.0
+_STATUS_EVERY_S: Final = 2.0
+_BLOCKS_A_TURN: Final = 8  # of one file, before the others have their turn
+_DRAIN_S: Final = 20.0
+_AFTER_WINDOW_US: Final = 500_000
+_NEW_ERROR_EVERY_S: Final = 1.0
+_CUT_WINDOWS: Final = 400
+_HORIZON_US: Final = 300 * US_PER_S
+_MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A followed file with its parser, and how far its event time has got."""
+
+    settings: FileSettings
+    parser: Parser | None = None
+    watermark_us: int = 0
+    cut_offset: int = 0
+
+
+class _Stdin:
+    """Standard input: at most once, for what is read cannot be read again."""
+
+    def __init__(self, settings: StdinSettings, descriptor: int) -> None:
+        self.settings = settings
+        self.parser: Parser | None = None
+        self.ended = False
+        self._descriptor = descriptor
+        self._rest = b""
+
+    def read(self) -> bytes:
+        """Whole lines that are there now; at the end of input also the last half line."""
+        ready, _, _ = select.select([self._descriptor], [], [], 0)
+        if not ready or self.ended:
+            return b""
+        data = os.read(self._descriptor, BLOCK_BYTES)
+        self.ended = not data
+        data = self._rest + data
+        end = len(data) if self.ended or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
+        self._rest = data[end:]
+        return data[:end]
+
+
+class Live:
+    """Reads all sources of a configuration into a spool. Runs on a thread of its own; see `run`."""
+
+    def __init__(self, settings: Settings, spool: Spool, cutter: Cutter, clock: Clock, *, stdin: int = 0) -> None:
+        self._spool = spool
+        self._cutter = cutter
+        self._clock = clock
+        self._width_us = settings.agent.window_s * US_PER_S
+        self._host = settings.agent.host or socket.gethostname()
+        self.reduction = Reduction(
+            self._host,
+            clock,
+            earliest_us=clock.now_us() - _MAX_AGE_US,
+            latest=clock,
+            window_ms=settings.agent.window_s * 1_000,
+        )
+        known = {id_: at for id_, at in spool.offsets.items() if isinstance(at, Checkpoint)}
+        self.tails: list[tuple[FileSettings, Tail]] = []
+        self._stdin: list[_Stdin] = []
+        for source in settings.opened():
+            if isinstance(source, StdinSettings):
+                self._stdin.append(_Stdin(source, stdin))
+            else:
+                tail = Tail(
+                    source.paths,
+                    checkpoints=known,
+                    clock=clock,
+                    exclude=source.exclude,
+                    from_end=source.start_at == "end" and not known,
+                )
+                self.tails.append((source, tail))
+        self._readings: dict[str, _Reading] = {}
+        self._stopping = threading.Event()
+        self._last_cut_us = clock.now_us()
+        self._last_cut_s = 0.0
+        self.paused = False
+
+    def stop(self) -> None:
+        """Makes `run` cut what it has, and return."""
+        self._stopping.set()
+
+    def run(self, *, once: bool = False) -> None:
+        """Reads until it is stopped; with `once` until everything that is there is read."""
+        discovered_s = 0.0
+        try:
+            while True:
+                now_s = time.monotonic()
+                if now_s - discovered_s >= _DISCOVER_EVERY_S or once:
+                    discovered_s = now_s
+                    for _, tail in self.tails:
+                        tail.discover()
+                read = self._turn()
+                if self._cut_is_due():
+                    self._cut()
+                if read:
+                    if self._stopping.is_set():
+                        return
+                elif (once and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
+                    return
+        finally:
+            self._cut()
+
+    def close(self) -> None:
+        """Lets go of the files; `run` has returned."""
+        for _, tail in self.tails:
+            tail.close()
+
+    def files(self) -> list[FileStatus]:
+        """The followed files; for another thread, so that one may be just closed."""
+        found = []
+        for _, tail in self.tails:
+            for tracked in list(tail.files.values()):
+                try:
+                    found.append(FileStatus(tracked.path, tracked.offset, tracked.backlog_bytes()))
+                except OSError:
+                    continue
+        return found
+
+    def _turn(self) -> bool:
+        """Every source once; whether anything was read. Nothing is read while the spool is full."""
+        self.paused = not self._spool.wait_for_room(0)
+        if self.paused:
+            return False
+        read = False
+        for settings, tail in self.tails:
+            for tracked in list(tail.files.values()):
+                for _ in range(_BLOCKS_A_TURN):
+                    if not self._read(settings, tail, tracked):
+                        break
+                    read = True
+        for stdin in self._stdin:
+            data = stdin.read()
+            if data:
+                read = True
+                stdin.parser = stdin.parser or self._parser(stdin.settings.parser, stdin.settings.service, data)
+                self.reduction.add(stdin.parser, data, stdin.settings.service)
+        return read
+
+    def _read(self, settings: FileSettings, tail: Tail, tracked: TrackedFile) -> bool:
+        chunk = tail.read(tracked)
+        if chunk is None:
+            return False
+        reading = self._readings.get(tracked.id)
+        if reading is None:
+            reading = self._readings[tracked.id] = _Reading(settings, cut_offset=chunk.from_offset)
+        if chunk.too_long_bytes:
+            self.reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
+        if chunk.data:
+            service = settings.service or service_of(Path(tracked.path))
+            reading.parser = reading.parser or self._parser(settings.parser, service, chunk.data)
+            seen_us = self.reduction.add(reading.parser, chunk.data, service)
+            reading.watermark_us = max(reading.watermark_us, seen_us)
+        return True
+
+    def _parser(self, name: str, service: str, data: bytes) -> Parser:
+        lines = [line for line in lines_of(data[: 1 << 16]) if line.strip()]
+        parser = by_name(name, ParserContext(service, self._clock.now_us()), lines)
+        _log.info("parser_chosen", service=service, parser=parser.name)
+        return parser
+
+    def _cut_is_due(self) -> bool:
+        """At the end of each window and half a second, at once for a new error, and when much is open."""
+        if self.reduction.open_windows >= _CUT_WINDOWS:
+            return True
+        if self.reduction.has_new_error and time.monotonic() - self._last_cut_s >= _NEW_ERROR_EVERY_S:
+            return True
+        now_us = self._clock.now_us() - _AFTER_WINDOW_US
+        return now_us // self._width_us != (self._last_cut_us - _AFTER_WINDOW_US) // self._width_us
+
+    def _watermark_us(self) -> int:
+        """A source that is read to its end follows the clock; one that is behind holds it back."""
+        now_us = self._clock.now_us()
+        behind = [
+            reading.watermark_us
+            for _, tail in self.tails
+            for tracked in tail.files.values()
+            if not tracked.at_end and (reading := self._readings.get(tracked.id)) and reading.watermark_us
+        ]
+        return min([now_us, *behind])
+
+    def _cut(self) -> None:
+        now_us = self._clock.now_us()
+        deltas, samples = self.reduction.take()
+        watermark_us = self._watermark_us()
+        positions: dict[str, Position] = {}
+        ranges: list[SourceRange] = []
+        forgotten: list[str] = []
+        for _, tail in self.tails:
+            for id_, tracked in tail.files.items():
+                positions[id_] = tail.checkpoint(tracked)
+                reading = self._readings.get(id_)
+                if reading is not None and tracked.offset > reading.cut_offset:
+                    ranges.append(
+                        SourceRange(
+                            id_,
+                            tracked.path,
+                            reading.cut_offset,
+                            tracked.offset,
+                            reading.watermark_us,
+                            tracked.backlog_bytes(),
+                        )
+                    )
+                    reading.cut_offset = tracked.offset
+            forgotten += tail.forgotten
+            tail.forgotten.clear()
+        alive = [name for name, seen_us in self.reduction.last_seen_us.items() if seen_us > now_us - _HORIZON_US]
+        batches = self._cutter.cut(
+            now_us=now_us,
+            deltas=deltas,
+            samples=samples,
+            services=alive,
+            sources=ranges,
+            watermark_us=watermark_us,
+        )
+        while True:
+            try:
+                self._spool.append(batches, positions)
+                break
+            except OSError as error:  # a full disk: what was read stays in memory until it can be written
+                _log.error("spool_cannot_be_written", error=str(error), pause_s=_LOOK_EVERY_S)
+                time.sleep(_LOOK_EVERY_S)
+        self._spool.forget(forgotten)
+        for id_ in forgotten:
+            self._readings.pop(id_, None)
+        self._last_cut_us, self._last_cut_s = now_us, time.monotonic()
+
+
+async def run(settings: Settings, stop: asyncio.Event, *, once: bool = False) -> Status:
+    """The agent until `stop`, or with `once` until everything that is there is acknowledged.
+
+    Raises:
+        DataDirError: the state directory cannot be used, or belongs to a running agent.
+        Denied: the collector refuses; nothing is lost.
+    """
+    state = StateDir(Path(settings.agent.state_dir))
+    try:
+        spool = Spool(state.folder / "spool", max_bytes=settings.agent.spool_max_bytes)
+        for found in spool.damaged:
+            _log.warning("spool_mended", found=found)
+        cutter = Cutter(state.agent_id(), settings.agent.host or socket.gethostname())
+        live = Live(settings, spool, cutter, SystemClock(), stdin=sys.stdin.fileno())
+        endpoint = settings.helios.parsed()
+        key = settings.secret.reveal()
+        shipper = Shipper(
+            spool,
+            endpoint.target,
+            metadata=(("authorization", f"Bearer {key}"),) if key else (),
+            credentials=_credentials(endpoint),
+        )
+        return await _flow(live, spool, shipper, state.folder, stop, once=once)
+    finally:
+        state.close()
+
+
+async def _flow(live: Live, spool: Spool, shipper: Shipper, folder: Path, stop: asyncio.Event, *, once: bool) -> Status:
+    """Reads, ships and tells, and ends in this order: reading, what the collector takes in time, the status."""
+    read_all = asyncio.Event()
+    shipping = asyncio.create_task(shipper.run(read_all))
+    reading = asyncio.create_task(asyncio.to_thread(live.run, once=once))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while True:
+            done, _ = await asyncio.wait(
+                {reading, shipping, stopping}, timeout=_STATUS_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            write_status(folder, _status(live, spool, shipper))
+            if shipping in done:
+                shipping.result()  # raises why it ended
+            if done:
+                break
+        live.stop()
+        await reading
+        read_all.set()
+        # What is not acknowledged by now stays in the spool, and is sent at the next start.
+        await asyncio.wait({shipping}, timeout=None if once else _DRAIN_S)
+        if shipping.done():
+            shipping.result()
+    finally:
+        live.stop()
+        for task in (shipping, stopping):
+            task.cancel()
+        await asyncio.gather(reading, shipping, stopping, return_exceptions=True)
+        status = _status(live, spool, shipper)
+        write_status(folder, status)
+        live.close()
+        spool.close()
+    return status
+
+
+def _status(live: Live, spool: Spool, shipper: Shipper) -> Status:
+    counts = live.reduction.counts
+    return Status(
+        at=rfc3339(SystemClock().now_us()),
+        process=os.getpid(),
+        lines=counts.lines,
+        bytes=counts.bytes,
+        events=counts.events,
+        continued=counts.continued,
+        unparsed=counts.unparsed,
+        dropped=dict(counts.dropped),
+        mended=dict(counts.mended),
+        overflowed=list(live.reduction.overflowed),
+        files=live.files(),
+        truncated_without_copy=sum(tail.lost for _, tail in live.tails),
+        spool_batches=len(spool),
+        spool_bytes=spool.size_bytes,
+        sent_batches=shipper.counts.sent,
+        sent_bytes=shipper.counts.sent_bytes,
+        acknowledged_batches=shipper.counts.acknowledged,
+        rejected_items=shipper.counts.rejected_items,
+        paused=live.paused,
+    )
+
+
+def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
+    """For TLS; None for a connection in the clear. ConfigError when a file cannot be read."""
+    if not endpoint.tls:
+        return None
+    try:
+        ca, key, certificate = (
+            Path(path).read_bytes() if path else None
+            for path in (endpoint.ca_file, endpoint.key_file, endpoint.cert_file)
+        )
+    except OSError as error:
+        raise ConfigError(f"helios: {error.filename} cannot be read: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(ca, key, certificate)

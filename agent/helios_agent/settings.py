@@ -1,0 +1,140 @@
+"""The agent's configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from helios.endpoint import Endpoint
+from helios.errors import HeliosClientError
+from helios_core import config
+from helios_core.config import Secret
+from helios_core.errors import ConfigError
+
+DEFAULT_FILE: Final = Path("helios-agent.yaml")
+EXAMPLE: Final = """\
+# The configuration of helios-agent. ${NAME} is taken from the environment, ${NAME:-otherwise} with a default.
+
+agent:
+  state_dir: helios-agent        # the agent's id, and its spool: what is read and not yet acknowledged
+  spool_max_bytes: 536870912     # at this size reading pauses until the collector has caught up
+  log_level: info                # debug, info, warning, error
+
+sources:
+  - type: file
+    config:
+      paths: [/var/log/nginx/access.log]   # globs; ** goes into folders
+      exclude: ["*.gz"]
+      parser: auto               # auto looks at the first lines: json, docker, access, logfmt, plain
+      service: web               # of lines that name none; without it the file's name
+      start_at: beginning        # or end: of files that are there at the very first start
+  # - type: stdin
+  #   config: {service: myapp}
+
+helios:
+  endpoint: ${HELIOS_ENDPOINT:-http://localhost:4317}   # https:// for TLS
+  api_key: ${HELIOS_API_KEY:-}
+  # ca_file: /etc/helios/ca.pem
+"""
+
+
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`agent:`"""
+
+    state_dir: str = "helios-agent"
+    spool_max_bytes: int = 512 * 1024 * 1024
+    log_level: Literal["debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"] = "info"
+    host: str = ""
+    window_s: int = 10
+
+
+class SourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of `sources:`"""
+
+    type: str
+    enabled: bool = True
+    config: dict[str, Any] = {}
+
+
+class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `config:` of a source of type file."""
+
+    paths: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    parser: str = "auto"
+    service: str | None = None
+    start_at: Literal["beginning", "end"] = "beginning"
+
+
+class StdinSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `config:` of a source of type stdin."""
+
+    parser: str = "auto"
+    service: str = "stdin"
+
+
+class HeliosSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`helios:`"""
+
+    endpoint: str = "http://localhost:4317"
+    api_key: str = ""
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    def parsed(self) -> Endpoint:
+        """Where the collector is; ConfigError when that is no address of one."""
+        try:
+            return Endpoint.parse(self.endpoint, ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file)
+        except HeliosClientError as error:
+            raise ConfigError(f"helios.endpoint: {error}") from error
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    agent: AgentSettings = AgentSettings()
+    sources: tuple[SourceSettings, ...] = ()
+    helios: HeliosSettings = HeliosSettings()
+
+    @property
+    def secret(self) -> Secret:
+        return Secret(self.helios.api_key)
+
+    def opened(self) -> list[FileSettings | StdinSettings]:
+        """The settings of the enabled sources; ConfigError for a type or key that there is not."""
+        kinds: dict[str, type[FileSettings] | type[StdinSettings]] = {"file": FileSettings, "stdin": StdinSettings}
+        found: list[FileSettings | StdinSettings] = []
+        for number, source in enumerate(self.sources):
+            kind = kinds.get(source.type)
+            if kind is None:
+                near = get_close_matches(source.type, kinds, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"types: {', '.join(kinds)}"
+                raise ConfigError(f"sources[{number}]: there is no source of type {source.type!r}; {hint}")
+            if source.enabled:
+                found.append(config.convert(source.config, kind, name=f"sources[{number}].config"))
+        return found
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
+    """The configuration: the given file, that of HELIOS_CONFIG_FILE, or ./helios-agent.yaml.
+
+    HELIOS_ENDPOINT and HELIOS_API_KEY stand above the file.
+
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    chosen = path or Path(environment.get("HELIOS_CONFIG_FILE", DEFAULT_FILE))
+    if not chosen.exists():
+        raise ConfigError(f"there is no configuration {chosen}: `helios-agent init` writes one")
+    settings = config.load(chosen, Settings, environment)
+    given = {"endpoint": environment.get("HELIOS_ENDPOINT"), "api_key": environment.get("HELIOS_API_KEY")}
+    helios = config.override(settings.helios, {name: value for name, value in given.items() if value})
+    settings = config.override(settings, {"helios": helios})
+    helios.parsed()
+    settings.opened()
+    return settings
