@@ -55,9 +55,10 @@ class Measure:
         self._level = nan
         self._offset = 0.0
         self._spread = 0.0
-        # Of each bin the (least, most) of the last days, whatever was thought of them, and of today.
-        self._days: list[deque[tuple[float, float]]] = [deque(maxlen=_DAYS_REMEMBERED) for _ in range(N_BINS)]
-        self._seen: tuple[int, float, float] = (-1, nan, nan)
+        # Of each bin (when, least, most) of the last days, whatever was thought of them; one more than
+        # are remembered, for today's may be among them. And the bin that is being filled.
+        self._days: list[deque[tuple[int, float, float]]] = [deque(maxlen=_DAYS_REMEMBERED + 1) for _ in range(N_BINS)]
+        self._seen: tuple[int, int, float, float] = (-1, 0, nan, nan)
         self._bin = -1
         self._bin_sum = 0.0
         self._bin_n = 0
@@ -80,13 +81,13 @@ class Measure:
         if isnan(value):
             return
         index = time_us % _DAY_US // _BIN_US
-        known, least, most = self._seen
+        known, _, least, most = self._seen
         if index == known:
-            self._seen = (index, min(least, value), max(most, value))
+            self._seen = (index, time_us, min(least, value), max(most, value))
             return
         if known >= 0:
-            self._days[known].append((least, most))
-        self._seen = (index, value, value)
+            self._days[known].append(self._seen[1:])
+        self._seen = (index, time_us, value, value)
 
     def learn(self, time_us: int, value: float) -> None:
         """One more minute that is held to be normal."""
@@ -115,12 +116,15 @@ class Measure:
     def _recurring(self, time_us: int) -> tuple[float, float] | None:
         """The (least, most) round this time of day that most of the last days have shown."""
         index = time_us % _DAY_US // _BIN_US
-        around = [self._days[(index + step) % N_BINS] for step in (-1, 0, 1)]
-        days = min(map(len, around))
+        around = [
+            [day for day in self._days[(index + step) % N_BINS] if time_us - day[0] > _DAY_US // 2]
+            for step in (-1, 0, 1)
+        ]
+        days = min(_DAYS_REMEMBERED, *map(len, around))
         if not days:
             return None
-        least = [min(day[-1 - back][0] for day in around) for back in range(days)]
-        most = [max(day[-1 - back][1] for day in around) for back in range(days)]
+        least = [min(seen[-1 - back][1] for seen in around) for back in range(days)]
+        most = [max(seen[-1 - back][2] for seen in around) for back in range(days)]
         return -median_low([-value for value in least]), median_low(most)
 
     def _learn_profile(self, time_us: int, value: float) -> None:

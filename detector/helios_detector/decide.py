@@ -9,6 +9,7 @@ from typing import Final
 from helios_core.alerts import Alert, AlertState, Family, Finding, Severity, alert_id
 
 _S: Final = 1_000_000
+_MINUTE_US: Final = 60 * _S
 # How long a detector must keep finding before it is believed, by (detector, family): a rate over five
 # minutes cannot be a blip, a quantile over few latencies can.
 _HOLD_US: Final[Mapping[tuple[str, Family], int]] = {
@@ -47,10 +48,11 @@ class _Episode:
 
 @dataclass(slots=True)
 class _FamilyState:
-    held: dict[tuple[str, Severity], _Held] = field(default_factory=dict)
+    held: dict[str, _Held] = field(default_factory=dict)  # by detector
     episode: _Episode | None = None
     closed_us: int = 0
     closed_severity: Severity | None = None
+    suppressed: int = 0  # since it closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,14 @@ class Decider:
         now_us = horizon.end_us
         for finding in findings:
             state = self._families.setdefault(finding.family, _FamilyState())
-            held = state.held.setdefault((finding.detector, finding.severity), _Held(now_us, now_us))
+            # Of whatever severity: a finding that got worse has been there since it was milder.
+            held = state.held.setdefault(finding.detector, _Held(now_us, now_us))
             held.seen_us = now_us
-            # A finding that got worse has been there since it was milder.
-            since_us = min(
-                (h.since_us for (detector, _), h in state.held.items() if detector == finding.detector),
-                default=now_us,
-            )
-            if now_us - since_us >= _HOLD_US[finding.detector, finding.family]:
+            if now_us - held.since_us >= _HOLD_US[finding.detector, finding.family]:
                 believed.setdefault(finding.family, []).append(finding)
         alerts = []
-        for family, state in self._families.items():
+        # The anomaly last: what another family says at this horizon holds it back.
+        for family, state in sorted(self._families.items(), key=lambda item: item[0] is Family.ANOMALY):
             alert = self._step(family, state, believed.get(family, []), findings, horizon)
             if alert is not None:
                 alerts.append(alert)
@@ -119,11 +118,17 @@ class Decider:
                 return None
             severity = max((finding.severity for finding in believed), key=lambda s: s.rank)
             if now_us - state.closed_us < COOLDOWN_US and not _worse(severity, state.closed_severity):
+                state.suppressed += 1
                 return None
             onset_us = min(held.since_us for held in state.held.values())
+            # Silence began when the last event came, however long it took to be one.
+            silent_us = (round(f.minutes * _MINUTE_US) for f in believed if f.detector == "silence")
+            onset_us = min([onset_us, *(now_us - span for span in silent_us)])
             id_ = alert_id(horizon.service, family, now_us, horizon.model_version)
-            state.episode = _Episode(id_, severity, onset_us, now_us)
-            return _alert(state.episode, id_, AlertState.FIRED, family, believed, findings, horizon)
+            episode = state.episode = _Episode(id_, severity, onset_us, now_us, state.suppressed)
+            alert = _alert(episode, id_, AlertState.FIRED, family, believed, findings, horizon)
+            episode.suppressed = state.suppressed = 0
+            return alert
         if any(finding.family is family for finding in findings):
             episode.seen_us = now_us
         if believed:
@@ -169,6 +174,7 @@ def _alert(
         severity=episode.severity,
         decided_us=horizon.end_us,
         onset_us=episode.onset_us,
+        seen_us=episode.seen_us,
         horizon_us=horizon.length_us,
         detectors=tuple(sorted({finding.detector for finding in findings})),
         findings=tuple(own),

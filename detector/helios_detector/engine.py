@@ -66,6 +66,8 @@ class _Service:
     fresh: dict[int, NewTemplate] = field(default_factory=dict)
     fresh_days: deque[int] = field(default_factory=deque)
     history: deque[NDArray[np.float32]] = field(default_factory=lambda: deque(maxlen=_MAX_HISTORY))
+    bands: dict[str, Band] = field(default_factory=dict)
+    bands_minute: int = -1
     watermark_us: int = 0
     last_event_us: int = 0
     suspicious_since_us: int = 0
@@ -97,6 +99,7 @@ class Engine:
         for delta in deltas:
             if state is None:
                 state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us)
+            state.first_us = min(state.first_us, delta.start_us)
             state.horizon.add(delta)
 
     def advance(self, service: str, watermark_us: int) -> list[Alert]:
@@ -108,9 +111,12 @@ class Engine:
         state.watermark_us = max(state.watermark_us, watermark_us)
         limit_us = state.watermark_us - self._lateness_us
         while (end_us := state.horizon.next_end_us) is not None and end_us <= limit_us:
-            alerts += self._decide(service, state)
-            if state.horizon.is_empty and end_us - state.last_event_us > _GIVE_UP_US:
+            if end_us - max(state.last_event_us, state.first_us) > _GIVE_UP_US and state.horizon.is_empty:
+                # Nothing is decided of windows without data, however the watermark comes along.
                 state.horizon.skip_to_data(limit_us)
+                if not state.horizon.has_data(limit_us):
+                    break
+            alerts += self._decide(service, state)
         return alerts
 
     def learning(self) -> dict[str, tuple[int, int]]:
@@ -141,7 +147,11 @@ class Engine:
         if window is not None and window.events:
             state.last_event_us = end_us
         self._note_templates(state, window, end_us)
-        bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
+        if end_us // _MINUTE_US != state.bands_minute:
+            # What is learned changes once a minute, and the season hardly within one.
+            state.bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
+            state.bands_minute = end_us // _MINUTE_US
+        bands = state.bands
         view = state.horizon.view(_expected(bands), len(state.fresh))
         measures = _measures(view)
         learned = self._learned(state)

@@ -12,8 +12,10 @@ DetectorError
 
 from __future__ import annotations
 
+from helios_core.errors import HeliosError
 
-class DetectorError(Exception):
+
+class DetectorError(HeliosError):
     """Whatever the detector raises on purpose."""
 
 

@@ -63,7 +63,7 @@ def read_labels(path: Path) -> list[Label]:
                 raise InputError(f"{path}: the label of {label.service} from {label.start} ends before it starts")
     except OSError as error:
         raise InputError(f"the labels cannot be read: {error}") from error
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON array of labels with times in RFC 3339: {error}") from error
     return labels
 
@@ -130,8 +130,11 @@ def evaluate(
         spans: for each service (first event, until when it learned, last event), µs.
     """
     onsets = onsets_of(alerts)
-    mature = [o for o in onsets if o.service not in spans or o.time_us >= spans[o.service][1]]
-    learning = [o for o in onsets if o not in set(mature)]
+    mature: list[Onset] = []
+    learning: list[Onset] = []
+    for onset in onsets:
+        learned = onset.service not in spans or onset.time_us >= spans[onset.service][1]
+        (mature if learned else learning).append(onset)
     judged = judge(mature, labels)
     days = sum(max(0, last - learned) for _, learned, last in spans.values()) / _DAY_US
     return {

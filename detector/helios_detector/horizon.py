@@ -69,6 +69,8 @@ class _Rolling:
 
     def steady_error_rate(self) -> float:
         """The error rate without the window that has the most errors: what one burst cannot make."""
+        if not self.errors:
+            return 0.0
         worst = max((w for w in self.windows if w is not None), key=lambda w: w.errors, default=None)
         if worst is None or self.events == worst.events:
             return 0.0
@@ -143,19 +145,22 @@ class ServiceHorizon:
         return window
 
     def skip_to_data(self, limit_us: int) -> None:
-        """Jumps over windows without data, to the next that has any or to `limit_us`. Only when empty."""
-        target = min(self._pending, default=limit_us // self._window_us)
-        if self._next is not None and target > self._next:
-            self._next = target
+        """Jumps over windows without data, to the next that has any, but not past `limit_us`. Only when empty."""
+        limit = limit_us // self._window_us
+        data = min(self._pending, default=limit)
+        if self._next is not None and data > self._next:
+            # What lies between the limit and the data may still come: it is not decided yet.
+            self._next = max(self._next, min(data, limit))
             self._long = _Rolling(self._long.size)
             self._short = _Rolling(self._short.size)
 
+    def has_data(self, limit_us: int) -> bool:
+        """A window that is not decided, and ends by `limit_us`, has a delta."""
+        return bool(self._pending) and (min(self._pending) + 1) * self._window_us <= limit_us
+
     def view(self, expected: Expected, new_templates: int) -> HorizonView:
         """What features are computed from, at the end of the last decided window."""
-        distinct = DistinctCount()
-        for window in self._long.windows:
-            if window is not None:
-                distinct.merge(window.endpoints)
+        distinct = DistinctCount.union(window.endpoints for window in self._long.windows if window is not None)
         return HorizonView(
             end_us=self.end_us or 0,
             events=self._long.events,

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
+from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding
 from helios_core.model import Level
 from helios_core.sketches.latency import LatencyHistogram
 from helios_core.store.base import Store
 from helios_core.store.rows import delta_of_row
-from helios_reporter.incidents import Incident
+from helios_reporter.incidents import MAX_AGE_US, Incident
 
 _MINUTE_US: Final = 60_000_000
 BEFORE_US: Final = 30 * _MINUTE_US  # what the incident is compared with
@@ -23,6 +24,7 @@ _MAX_TEMPLATES: Final = 8
 _MIN_COUNT: Final = 3
 _MAX_SAMPLES: Final = 2
 _MAX_SERVICES: Final = 10
+_MAX_NEIGHBOURS: Final = 50
 # A change below this says "normal": the share of the value before, and for rates the difference.
 _NOTABLE_RATIO: Final = 0.3
 _NOTABLE_RATE: Final = 0.02
@@ -77,11 +79,12 @@ async def gather(store: Store, incident: Incident, now_us: int) -> EvidencePack:
     services = incident.services
     if len(services) > _MAX_SERVICES:
         pack.truncation.append(f"{_MAX_SERVICES} of {len(services)} services")
-    end_us = min(incident.resolved_us or now_us, now_us)
+    seen_us = max(alert.seen_us for member in incident.members for alert in member.alerts)
+    end_us = min(seen_us if incident.resolved_us else now_us, now_us)
     for member in incident.members:
         for alert in member.alerts[:1]:
             for finding in alert.findings:
-                for part in finding.contributions[:3]:
+                for part in _parts(finding):
                     pack.add(
                         kind="detector",
                         service=alert.service,
@@ -100,6 +103,14 @@ async def gather(store: Store, incident: Incident, now_us: int) -> EvidencePack:
     return pack
 
 
+def _parts(finding: Finding) -> tuple[Contribution, ...]:
+    """The contributions that stand in the pack; a forest that cannot say why has its score."""
+    if not finding.contributions:
+        return (Contribution(feature="score", unit="", actual=finding.score),)
+    # The detail is the text of the first new template; of the others only the counts are known.
+    return finding.contributions[: 1 if finding.family is Family.PATTERN else 3]
+
+
 async def _metrics(store: Store, pack: EvidencePack, service: str, onset_us: int, end_us: int) -> None:
     """The service's own measures during the incident, beside the half hour before it."""
     during = await _totals(store, service, onset_us - _MINUTE_US, end_us)
@@ -114,7 +125,7 @@ async def _metrics(store: Store, pack: EvidencePack, service: str, onset_us: int
         ("unparsed_per_minute", "lines/min", False),
     ):
         value, baseline = during.get(name), before.get(name)
-        if value is None and baseline is None:
+        if (value is None and baseline is None) or (name == "unparsed_per_minute" and not value and not baseline):
             continue
         pack.add(
             kind="metric",
@@ -142,7 +153,7 @@ async def _totals(store: Store, service: str, from_us: int, to_us: int) -> dict[
     """Measures of a service in an interval, from its windows; without those that it has not."""
     rows = await store.query("window_rows_of_service", service=service, from_us=from_us, to_us=to_us)
     if not rows:
-        return {"events_per_minute": 0.0} if to_us > from_us else {}
+        return {"events_per_minute": 0.0, "unparsed_per_minute": 0.0} if to_us > from_us else {}
     latency = LatencyHistogram()
     events = errors = warnings = unparsed = 0
     for row in rows:
@@ -153,9 +164,7 @@ async def _totals(store: Store, service: str, from_us: int, to_us: int) -> dict[
         unparsed += delta.unparsed
         latency.merge(delta.latency)
     minutes = max(to_us - from_us, 1) / _MINUTE_US
-    totals = {"events_per_minute": events / minutes}
-    if unparsed:
-        totals["unparsed_per_minute"] = unparsed / minutes
+    totals = {"events_per_minute": events / minutes, "unparsed_per_minute": unparsed / minutes}
     if events:
         totals |= {"error_rate": errors / events, "warning_rate": warnings / events}
     quantiles = latency.quantiles_us((0.5, 0.95, 0.99))
@@ -171,7 +180,7 @@ async def _templates(store: Store, pack: EvidencePack, service: str, onset_us: i
     rows = await store.query(
         "template_counts",
         service=service,
-        before_us=onset_us - BEFORE_US,
+        before_us=onset_us - _MINUTE_US - BEFORE_US,
         from_us=onset_us - _MINUTE_US,
         to_us=end_us,
         limit=200,
@@ -225,26 +234,40 @@ async def _neighbours(
     store: Store, pack: EvidencePack, services: list[str], onset_us: int, end_us: int, now_us: int
 ) -> None:
     """What else alerted round the same time, and which services did not."""
-    until_us = min(end_us + AROUND_US, now_us + 1)
-    rows = await store.query("alerts_in_range", from_us=onset_us - AROUND_US, to_us=until_us)
-    alerted: dict[str, str] = {}
-    for row in rows:
-        document = msgspec.json.decode(row["document"])
-        if document["state"] != "resolved":
-            alerted.setdefault(document["service"], f"{document['family']}, {document['severity']}")
-    others = await store.query("services_in_range", from_us=onset_us - _MINUTE_US, to_us=end_us)
-    for row in others[: 5 * _MAX_SERVICES]:
-        name = row["service"]
-        if name in services:
-            continue
+    from_us, until_us = onset_us - AROUND_US, min(end_us + AROUND_US, now_us)
+    latest: dict[str, dict[Family, Alert]] = {}
+    for row in await store.query("alerts_in_range", from_us=onset_us - MAX_AGE_US, to_us=until_us + 1):
+        alert = Alert.from_bytes(row["document"].encode())
+        latest.setdefault(alert.service, {})[alert.family] = alert
+    alerted = {
+        service: [a for a in alerts.values() if a.state is not AlertState.RESOLVED or a.decided_us >= from_us]
+        for service, alerts in latest.items()
+        if service not in services
+    }
+    rows = await store.query("services_in_range", from_us=from_us, to_us=until_us)
+    events = {row["service"]: row["events"] for row in rows if row["service"] not in services}
+    names = sorted(name for name, alerts in alerted.items() if alerts)
+    names += [name for name in events if not alerted.get(name)]
+    if len(names) > _MAX_NEIGHBOURS:
+        pack.truncation.append(f"{_MAX_NEIGHBOURS} of {len(names)} other services")
+    for name in names[:_MAX_NEIGHBOURS]:
+        alerts = alerted.get(name, [])
         pack.add(
             kind="neighbour",
             service=name,
-            from_us=onset_us - AROUND_US,
+            from_us=from_us,
             to_us=until_us,
             source="alerts_in_range",
-            name=f"also ongoing ({alerted[name]})" if name in alerted else "no alert",
+            name=_alerted(alerts),
             unit="events",
-            value=float(row["events"]),
-            notable=name in alerted,
+            value=float(events.get(name, 0)),
+            notable=bool(alerts),
         )
+
+
+def _alerted(alerts: list[Alert]) -> str:
+    ongoing = [alert for alert in alerts if alert.state is not AlertState.RESOLVED]
+    if not alerts:
+        return "no alert"
+    said = "; ".join(f"{alert.family.value}, {alert.severity.value}" for alert in ongoing or alerts)
+    return f"also ongoing ({said})" if ongoing else f"an alert that is over ({said})"

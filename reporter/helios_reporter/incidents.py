@@ -84,7 +84,9 @@ class Incidents:
         ]
 
     def take(self, alert: Alert, links: dict[str, str]) -> Incident | None:
-        """The incident that the alert opens, joins or changes; None for one that is not known any more.
+        """The incident that the alert opens, joins or changes.
+
+        None for an alert that came before, and for one whose incident is not known any more.
 
         Args:
             alert: the next alert, in order of decision.
@@ -93,6 +95,8 @@ class Incidents:
         known = self._of_episode(alert.episode)
         if known is not None:
             incident, member = known
+            if any(alert.id == taken.id for taken in member.alerts):
+                return None
             member.alerts.append(alert)
             if alert.state is AlertState.RESOLVED:
                 member.resolved_us = alert.decided_us

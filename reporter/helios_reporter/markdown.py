@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final
 
 from helios_core.clock import rfc3339
 from helios_reporter.evidence import Evidence, EvidencePack
 from helios_reporter.report import Claim, Report, number
 
-# What can begin markup within a line, or end a table's cell; an underscore within a word is none.
-_MARKUP: Final = re.compile(r"([\\`*\[\]<>|~]|(?<!\w)_|_(?!\w))")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+# What can begin markup within a line, or end a table's cell; an underscore between letters is none.
+# The last two are what GitHub makes a link of without any brackets.
+_MARKUP: Final = re.compile(r"([\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?i:(?<=www))\.)")
+_UNSEEN: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, direction and zero width, surrogates, separators of lines
 
 
 def escape(text: str) -> str:
     """Text of unknown origin as it reads: without control and direction characters, without markup."""
-    return _MARKUP.sub(r"\\\1", _CONTROL.sub("�", text))
+    seen = "".join("�" if unicodedata.category(character) in _UNSEEN else character for character in text)
+    return _MARKUP.sub(r"\\\1", seen)
 
 
 def render(report: Report, pack: EvidencePack) -> str:
@@ -76,5 +79,5 @@ def _row(item: Evidence) -> str:
     span = rfc3339(item.from_us, digits=0)
     if item.to_us != item.from_us:
         span += f" to {rfc3339(item.to_us, digits=0)}"
-    cells = (item.id, item.kind, escape(item.service), escape(item.name), value, before, span, escape(item.source))
-    return "| " + " | ".join(cells) + " |"
+    cells = (item.id, item.kind, item.service, item.name, value, before, span, item.source)
+    return "| " + " | ".join(map(escape, cells)) + " |"

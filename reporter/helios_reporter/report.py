@@ -22,7 +22,9 @@ _NAMES: Final = {
     "p99_latency": "p99 latency",
     "unique_endpoints": "the number of distinct endpoints",
     "unparsed_per_minute": "the rate of unparsed lines",
+    "score": "the anomaly score",
 }
+_TRAFFIC: Final = ("events_per_minute", "events_per_5_min")
 _TITLES: Final = {
     "errors": "more errors",
     "latency": "slower",
@@ -128,6 +130,16 @@ def changed(item: Evidence) -> str:
     return f"{name} {verb} from {before} to {value}"
 
 
+def _quoted(text: str) -> str:
+    """Text of a log between the only two “ and ” of it: what stands there is no word of the report."""
+    return "“" + text.replace("“", '"').replace("”", '"') + "”"
+
+
+def _cited(pack: EvidencePack, service: str) -> tuple[str, ...]:
+    """What says that something is wrong with a service."""
+    return tuple(item.id for item in (pack.of("detector", service) or pack.of("metric", service))[:2])
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
@@ -135,10 +147,9 @@ def _sentence(text: str) -> str:
 def _summary(pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
     claims = []
     for service in services:
-        found = [item for item in pack.of("detector", service) if item.kind == "detector"]
-        for item in found[:3]:
-            if item.unit == "events" and item.baseline == 0.0:
-                text = f"{service} logs an error that it had not logged before: “{item.name}”"
+        for item in pack.of("detector", service)[:3]:
+            if item.unit == "events" and item.name not in _NAMES:
+                text = f"on {service} an error is logged that was not logged before: {_quoted(item.name)}"
             else:
                 text = f"on {service} {changed(item)} ({_normally(item)})"
             claims.append(Claim(text=_sentence(text), evidence=(item.id,)))
@@ -188,18 +199,18 @@ def _causes(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
     causes = []
     services = incident.services
     if len(services) > 1:
-        first = pack.of("detector", services[0])
         links = sorted({member.reason for member in incident.members if member.service != services[0]})
         text = f"it began on {services[0]}, {', '.join(services[1:])} followed; they are linked by {'; '.join(links)}"
-        causes.append(Claim(text=_sentence(text), evidence=tuple(i.id for i in first[:2]), kind="inferred"))
+        causes.append(Claim(text=_sentence(text), evidence=_cited(pack, services[0]), kind="inferred"))
     fresh = [item for item in pack.of("log_template") if item.baseline is None]
     for item in fresh[:3]:
-        text = f"{item.service} began to log “{item.name}”, {number(item.value or 0, item.unit)}: look here first"
+        rate = number(item.value or 0, item.unit)
+        text = f"on {item.service} a new message appeared, {_quoted(item.name)}, {rate}: look here first"
         causes.append(Claim(text=_sentence(text), evidence=(item.id,), kind="hypothesis"))
     if not fresh:
         for item in [item for item in pack.of("log_template") if item.baseline is not None][:2]:
             text = (
-                f"{item.service} logs “{item.name}” more often: {number(item.value or 0, item.unit)}, "
+                f"on {item.service} {_quoted(item.name)} comes more often: {number(item.value or 0, item.unit)}, "
                 f"before {number(item.baseline or 0, item.unit)}"
             )
             causes.append(Claim(text=_sentence(text), evidence=(item.id,), kind="hypothesis"))
@@ -207,33 +218,31 @@ def _causes(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
 
 
 def _immediate(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
-    service = incident.services[0]
-    ids = tuple(item.id for item in pack.of("detector", service)[:2])
-    families = {member.family for member in incident.members}
-    actions = []
-    if "errors" in families or "pattern" in families:
-        actions.append(
-            f"See what was deployed or changed on {service} shortly before {rfc3339(incident.onset_us, digits=0)}"
-        )
-    if "latency" in families:
-        actions.append(f"Look at the load and the dependencies of {service}: it answers, but more slowly")
-    if "volume" in families:
-        rose = any(
-            (item.value or 0) > (item.baseline or 0) for item in pack.of("detector", service) if item.unit != "ms"
-        )
-        if rose:
-            actions.append(f"Find out who sends {service} the additional traffic, and whether it has room for it")
+    where = {member.family: member.service for member in reversed(incident.members)}  # the first of each family
+    actions: list[tuple[str, str]] = []
+    if (service := where.get("errors", where.get("pattern"))) is not None:
+        since = rfc3339(incident.onset_us, digits=0)
+        actions.append((service, f"See what was deployed or changed on {service} shortly before {since}"))
+    if (service := where.get("latency")) is not None:
+        actions.append((service, f"Look at the load and the dependencies of {service}: it answers, but more slowly"))
+    if (service := where.get("volume")) is not None:
+        traffic = [item for item in pack.of("detector", service) if item.name in _TRAFFIC]
+        if any((item.value or 0) > (item.baseline or 0) for item in traffic):
+            text = f"Find out who sends {service} the additional traffic, and whether it has room for it"
         else:
-            actions.append(f"See whether the callers of {service} reach it, and whether all its hosts are up")
+            text = f"See whether the callers of {service} reach it, and whether all its hosts are up"
+        actions.append((service, text))
     if not actions:
-        actions.append(f"Compare the features of {service} listed above with what it does at this time on other days")
-    return tuple(Claim(text=text + ".", evidence=ids, kind="inferred") for text in actions)
+        service = incident.services[0]
+        text = f"Compare the features of {service} listed above with what it does at this time on other days"
+        actions.append((service, text))
+    return tuple(Claim(text=f"{text}.", evidence=_cited(pack, service), kind="inferred") for service, text in actions)
 
 
 def _short_term(pack: EvidencePack) -> tuple[Claim, ...]:
     samples = pack.of("log_sample")[:3]
     return tuple(
-        Claim(text=f"Follow this event on {item.service}: “{item.name}”.", evidence=(item.id,), kind="inferred")
+        Claim(text=f"Follow this event on {item.service}: {_quoted(item.name)}.", evidence=(item.id,), kind="inferred")
         for item in samples
     )
 
@@ -260,7 +269,7 @@ def _unknowns(pack: EvidencePack) -> tuple[str, ...]:
     ongoing = [item for item in pack.of("neighbour") if item.notable]
     if ongoing:
         unknowns.append(
-            "Also ongoing, without a known link: "
+            "Also alerted, without a known link: "
             + ", ".join(f"{item.service} [{item.id}]" for item in ongoing[:10])
             + "."
         )

@@ -22,12 +22,13 @@ _QUOTED: Final = re.compile(r"“[^”]*”")
 def verify(report: Report, pack: EvidencePack) -> tuple[Report, list[str]]:
     """The report with the claims that hold, and why each of the others was dropped."""
     items = {item.id: item for item in pack.items}
+    names = _names({item.service for item in pack.items} | set(report.services))
     dropped: list[str] = []
     kept: dict[str, tuple[Claim, ...]] = {}
     for section in _CLAIMS:
         sound = []
         for claim in getattr(report, section):
-            fault = _fault(claim, items)
+            fault = _fault(claim, items, names)
             if fault is None:
                 sound.append(claim)
             else:
@@ -36,19 +37,26 @@ def verify(report: Report, pack: EvidencePack) -> tuple[Report, list[str]]:
     return msgspec.structs.replace(report, **kept), dropped
 
 
-def _fault(claim: Claim, items: Mapping[str, Evidence]) -> str | None:
+def _fault(claim: Claim, items: Mapping[str, Evidence], names: re.Pattern[str]) -> str | None:
     """Why a claim does not hold; None when it does."""
     if not claim.evidence:
         return "it cites nothing"
     unknown = [id_ for id_ in claim.evidence if id_ not in items]
     if unknown:
         return f"{unknown[0]} is no evidence"
-    text = _QUOTED.sub("", claim.text)  # what a log line says is no word of the report
+    # What a log line says is no word of the report, nor is the name of a service.
+    text = _QUOTED.sub("", names.sub("", claim.text))
     cited = [items[id_] for id_ in claim.evidence]
     for pattern, sign, word in ((_UP, 1, "rose"), (_DOWN, -1, "fell")):
         if pattern.search(text) and not any(_sign(item) == sign for item in cited):
             return f"nothing that it cites {word}"
     return None
+
+
+def _names(services: set[str]) -> re.Pattern[str]:
+    """Finds the names of services as whole words."""
+    longest_first = sorted(map(re.escape, services), key=len, reverse=True)
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])")
 
 
 def _sign(item: Evidence) -> int:

@@ -87,7 +87,7 @@ def _limit(forest: Forest, row: NDArray[np.float32], index: int) -> float | None
     for _ in range(_BISECTIONS):
         middle = (far + near) / 2
         far, near = (middle, near) if fires(middle) else (far, middle)
-    return far
+    return near
 
 
 def _number(value: float) -> float | None:

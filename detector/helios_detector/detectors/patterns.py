@@ -22,7 +22,8 @@ class NewPattern:
         fresh = [t for t in evaluation.new_templates if t.level >= Level.ERROR and t.count >= MIN_COUNT]
         if not fresh:
             return []
-        worst = max(fresh, key=lambda template: template.count)
+        fresh.sort(key=lambda template: (-template.count, template.id))
+        worst = fresh[0]
         return [
             Finding(
                 detector=self.name,
@@ -38,7 +39,7 @@ class NewPattern:
                         limit=float(MIN_COUNT),
                         share=template.count / sum(t.count for t in fresh),
                     )
-                    for template in sorted(fresh, key=lambda t: -t.count)
+                    for template in fresh
                 ),
                 detail=worst.text,
             )

@@ -25,9 +25,10 @@ class ErrorRateRule:
         above = (typical or 0.0) + _ABOVE_NORMAL
         view = evaluation.view
         if view.events >= MIN_EVENTS and view.errors > 1:
+            least = max(ERROR_RATES[-1][0], above)
             for limit, severity in ERROR_RATES:
                 if view.error_rate >= max(limit, above):
-                    return [_finding(severity, view.error_rate, typical, max(limit, above), view.minutes)]
+                    return [_finding(severity, view.error_rate, typical, least, view.minutes)]
         events, errors = evaluation.minute
         if events >= MIN_EVENTS and errors / events >= max(_MINUTE_RATE, above):
             return [_finding(Severity.HIGH, errors / events, typical, max(_MINUTE_RATE, above), 1.0)]

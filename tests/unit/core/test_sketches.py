@@ -73,6 +73,7 @@ def test_a_negative_latency_is_refused() -> None:
 def test_distinct_counts_merge_in_any_order_and_grouping(parts: list[list[int]], shuffle: random.Random) -> None:
     whole = DistinctCount.of(str(value) for part in parts for value in part)
     pieces = [DistinctCount.of(map(str, part)) for part in parts]
+    assert DistinctCount.union(pieces) == whole
     while len(pieces) > 1:
         shuffle.shuffle(pieces)
         pieces[-2].merge(pieces.pop())
