@@ -99,8 +99,8 @@ class Engine:
         for delta in deltas:
             if state is None:
                 state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us)
-            state.first_us = min(state.first_us, delta.start_us)
-            state.horizon.add(delta)
+            if state.horizon.add(delta):
+                state.first_us = min(state.first_us, delta.start_us)
 
     def advance(self, service: str, watermark_us: int) -> list[Alert]:
         """Decides the service's horizons that its watermark has passed."""

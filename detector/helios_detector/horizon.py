@@ -123,16 +123,17 @@ class ServiceHorizon:
         """No event in the horizon."""
         return self._long.events == 0
 
-    def add(self, delta: WindowDelta) -> None:
-        """Takes a delta. One whose window was decided before is counted as late."""
+    def add(self, delta: WindowDelta) -> bool:
+        """Takes a delta. One whose window was decided before is counted as late; returns False for it."""
         index = delta.start_us // self._window_us
         if self._next is not None and index < self._next:
             self.late += delta.events
-            return
+            return False
         window = self._pending.get(index)
         if window is None:
             window = self._pending[index] = WindowTotals()
         window.merge(delta)
+        return True
 
     def advance(self) -> WindowTotals | None:
         """Moves the horizon by one window; returns that window, or None when it had no delta."""

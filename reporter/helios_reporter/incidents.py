@@ -12,6 +12,7 @@ import msgspec
 from helios_core.alerts import Alert, AlertState, Severity
 
 _MINUTE_US: Final = 60_000_000
+_MAX_OVER: Final = 10_000
 JOIN_US: Final = 5 * _MINUTE_US  # between onsets
 MAX_AGE_US: Final = 120 * _MINUTE_US  # of an incident that still takes alerts
 
@@ -68,10 +69,20 @@ class Incident(msgspec.Struct, kw_only=True):
 
 
 class Incidents:
-    """The incidents that may still change. It decides; storing and reporting is its caller's."""
+    """The incidents that may still change. It decides; storing and reporting is its caller's.
+
+    Args:
+        known: the open ones, and the last that are resolved: their alerts may come again.
+    """
 
     def __init__(self, known: Sequence[Incident] = ()) -> None:
-        self._open: dict[str, Incident] = {incident.id: incident for incident in known}
+        self._open: dict[str, Incident] = {}
+        self._over: dict[str, None] = {}  # episodes of incidents that are resolved, the oldest first
+        for incident in known:
+            if incident.state is IncidentState.RESOLVED:
+                self._forget(incident)
+            else:
+                self._open[incident.id] = incident
 
     def candidates(self, alert: Alert) -> list[Incident]:
         """Incidents of other services that began near enough for a link to be looked for."""
@@ -100,7 +111,7 @@ class Incidents:
             member.alerts.append(alert)
             if alert.state is AlertState.RESOLVED:
                 member.resolved_us = alert.decided_us
-        elif alert.state is AlertState.RESOLVED:
+        elif alert.state is AlertState.RESOLVED or alert.episode in self._over:
             return None
         else:
             incident, reason, is_link = self._joined(alert, links)
@@ -120,7 +131,14 @@ class Incidents:
         if not incident.open_members():
             incident.state, incident.resolved_us = IncidentState.RESOLVED, alert.decided_us
             del self._open[incident.id]
+            self._forget(incident)
         return incident
+
+    def _forget(self, incident: Incident) -> None:
+        """Of a resolved incident only its episodes are kept, so that an alert that comes again opens none."""
+        self._over.update(dict.fromkeys(member.episode for member in incident.members))
+        while len(self._over) > _MAX_OVER:
+            del self._over[next(iter(self._over))]
 
     def _of_episode(self, episode: str) -> tuple[Incident, Member] | None:
         for incident in self._open.values():

@@ -24,6 +24,7 @@ from helios_reporter.verify import verify
 GROUP: Final = "reporters"
 _MAX_RECORDS: Final = 100
 _POLL_S: Final = 0.5
+_MAX_KNOWN: Final = 500
 _TRACES_US: Final = 300 * US_PER_S
 _MAX_TRACES: Final = 2_000
 _MIN_SHARED_TRACES: Final = 2
@@ -51,7 +52,7 @@ class ReporterService:
     async def run(self) -> Outcome:
         """Reports until it is told to drain and nothing is left to read."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        rows = await until_available(lambda: self._store.query("incidents_open"))
+        rows = await until_available(lambda: self._store.query("incidents_to_know", limit=_MAX_KNOWN))
         incidents = Incidents([msgspec.json.decode(row["document"], type=Incident) for row in rows])
         consumer = await self._context.bus.subscribe(GROUP, (Topic.ANOMALY_ALERTS,))
         try:

@@ -155,6 +155,16 @@ def test_a_service_begins_with_its_first_window_and_not_with_the_delta_that_came
     assert other.learning_until() == one.learning_until()
 
 
+def test_what_comes_too_late_makes_no_service_older() -> None:
+    made = engine()
+    made.observe("web", [quiet(START_S), quiet(START_S + 10)])
+    decided(made, "web", START_S + 20)
+    made.observe("web", [quiet(START_S - 2 * DAY_S)])
+    assert made.late_events == 3
+    assert made.learning_until() == {"web": (START_S + DAY_S) * S}
+    assert made.learning() == {"web": (2, 8_640)}
+
+
 # --- traffic made by hand --------------------------------------------------------------------------
 
 

@@ -129,7 +129,6 @@ async def test_alerts_that_come_again_change_nothing(store: SqliteStore, tmp_pat
     assert await incidents(store) == before
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="incidents that are resolved are not known to a new process")
 async def test_alerts_of_a_resolved_incident_that_come_again_open_none(store: SqliteStore, tmp_path: Path) -> None:
     first, *others = [
         alert("web", 60),

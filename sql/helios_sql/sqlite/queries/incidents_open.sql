@@ -1,1 +1,0 @@
-SELECT document FROM incidents WHERE state <> 'resolved' ORDER BY opened_us, id
