@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 
-.PHONY: help setup test test-all lint bench proto lock clean
+.PHONY: help setup test lint bench proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ $(READY): requirements/lock.txt pyproject.toml
 	@touch $@
 
 test: $(READY) ## the quick tiers: what needs no service
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .
