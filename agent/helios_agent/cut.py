@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from helios.v1 import service_pb2
@@ -15,6 +16,7 @@ from helios_core.windows import WindowDelta
 # Below gRPC's limit of 4 MiB for a message, with room for what wraps it.
 MAX_BATCH_BYTES: Final = 3 * 1024 * 1024
 _SLICE_TARGET_BYTES: Final = MAX_SLICE_BYTES - 4 * 1024
+_RANGE_NUMBERS_BYTES: Final = 64  # of a SourceRange beside its texts
 
 
 class Cutter:
@@ -48,7 +50,8 @@ class Cutter:
             deltas: what was counted, in order of time.
             samples: sampled events by service.
             services: get a slice in any case, so that their readers see the watermark.
-            sources: the byte ranges that the cut covers; they stand in its last batch.
+            sources: the byte ranges that the cut covers; they stand in its last batch, or in the last
+                ones when they are very many.
             watermark_us: the event time up to which the sources have been read.
         """
         slices: dict[str, Slice] = {name: Slice(name, watermark_us) for name in services}
@@ -69,9 +72,18 @@ class Cutter:
                 batches[-1].append(piece)
                 names.add(piece.service)
                 size += piece_bytes
+        ranges: list[list[SourceRange]] = [[] for _ in batches]
+        for source in map(_sendable, sources):
+            source_bytes = len(source.source) + len(source.path.encode()) + _RANGE_NUMBERS_BYTES
+            if size + source_bytes > MAX_BATCH_BYTES:
+                batches.append([])
+                ranges.append([])
+                size = 0
+            ranges[-1].append(source)
+            size += source_bytes
         return [
-            self._request(Batch(self._host, now_us, list(sources) if number == len(batches) else [], parts))
-            for number, parts in enumerate(batches, 1)
+            self._request(Batch(self._host, now_us, covered, parts))
+            for covered, parts in zip(ranges, batches, strict=True)
         ]
 
     def _request(self, batch: Batch) -> service_pb2.SendBatchRequest:
@@ -83,6 +95,11 @@ class Cutter:
             sha256=wire.content_hash(data),
             contract_version=wire.CONTRACT_VERSION,
         )
+
+
+def _sendable(source: SourceRange) -> SourceRange:
+    """With its path as text: the system takes any bytes for one."""
+    return replace(source, path=source.path.encode("utf-8", "replace").decode())
 
 
 def _pieces(part: Slice) -> list[tuple[Slice, int]]:

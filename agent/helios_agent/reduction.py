@@ -5,6 +5,7 @@ The counting law holds here for every source: lines = lines in events + unparsed
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,15 +21,18 @@ from helios_core.model import (
     Event,
     Level,
 )
+from helios_core.sketches.latency import MAX_LATENCY_US
 from helios_core.windows import WindowBuilder, WindowDelta
 
 _T = TypeVar("_T")
 MAX_AHEAD_US: Final = 600 * US_PER_S
-# A time this far ahead of the middle of its block does not move the watermark.
+# A time this far ahead of what comes after it does not move the watermark.
 _OUTLIER_US: Final = 3_600 * US_PER_S
+_LAST_LINES: Final = 5
 _SAMPLE_EVERY_US: Final = 60 * US_PER_S  # one sample of a template in a minute
 _SAMPLES_PER_WINDOW: Final = 4
 _MAX_SAMPLE_CHARS: Final = 2_000
+_MAX_ID_CHARS: Final = 200
 _MAX_REMEMBERED: Final = 10_000
 _MAX_NAMES_LISTED: Final = 100
 
@@ -110,10 +114,12 @@ class Reduction:
         self._bound_services(events)
         for delta, notable, template_id in self._builder.add(events):
             self._consider(delta, notable, template_id, events)
-        last = events.service if isinstance(events.service, str) else events.service[-1] if len(events) else service
-        if parsed.unparsed:
-            at_us = events.time_us[-1] if len(events) else now_us
-            self._builder.add_unparsed(at_us, last, parsed.unparsed, parsed.unparsed_bytes)
+        if parsed.unparsed and len(events):
+            last = events.service if isinstance(events.service, str) else events.service[-1]
+            self._builder.add_unparsed(events.time_us[-1], last, parsed.unparsed, parsed.unparsed_bytes)
+        elif parsed.unparsed:
+            at_us = now_us if self._is_plausible(now_us) else self._latest.now_us()
+            self._builder.add_unparsed(at_us, self._bounded(service), parsed.unparsed, parsed.unparsed_bytes)
         return watermark_us
 
     def drop(self, reason: str, lines: int, size: int) -> None:
@@ -128,52 +134,57 @@ class Reduction:
         for delta in deltas:
             self.last_seen_us[delta.service] = max(self.last_seen_us.get(delta.service, 0), delta.end_us)
         samples, self._samples = self._samples, {}
+        for events in samples.values():
+            events.sort(key=lambda event: -event.level)
         self._samples_in_window.clear()
         self.has_new_error = False
         return deltas, samples
+
+    def _is_plausible(self, time_us: int) -> bool:
+        return self._earliest_us <= time_us <= self._latest.now_us() + MAX_AHEAD_US
 
     def _mend_times(self, events: Columns, now_us: int) -> int:
         """Puts implausible times to the time of receipt; returns the watermark of the block."""
         times = events.time_us
         limit_us = self._latest.now_us() + MAX_AHEAD_US
-        latest_us = max(times)
-        if min(times) < self._earliest_us or latest_us > limit_us:
-            plausible = [t for t in times if self._earliest_us <= t <= limit_us]
-            receipt_us = now_us if now_us >= self._earliest_us else min(plausible, default=self._latest.now_us())
-            for row, time_us in enumerate(times):
-                if time_us < self._earliest_us:
-                    self.counts.mended["time_too_old"] += 1
-                    times[row] = receipt_us
-                elif time_us > limit_us:
-                    self.counts.mended["time_in_future"] += 1
-                    times[row] = receipt_us
-            if not plausible:
-                return 0
-            latest_us = max(plausible)
-        bound_us = times[len(times) // 2] + _OUTLIER_US
-        return latest_us if latest_us <= bound_us else max((t for t in times if t <= bound_us), default=0)
+        if min(times) >= self._earliest_us and max(times) <= limit_us:
+            return _watermark_of(times)
+        plausible = [t for t in times if self._earliest_us <= t <= limit_us]
+        receipt_us = now_us if self._is_plausible(now_us) else min(plausible, default=self._latest.now_us())
+        for row, time_us in enumerate(times):
+            if time_us < self._earliest_us:
+                self.counts.mended["time_too_old"] += 1
+                times[row] = receipt_us
+            elif time_us > limit_us:
+                self.counts.mended["time_in_future"] += 1
+                times[row] = receipt_us
+        return _watermark_of(plausible) if plausible else 0
 
     def _bound_services(self, events: Columns) -> None:
         """At most MAX_SERVICES_PER_CLIENT names, each one that the contract takes."""
         names = {events.service} if isinstance(events.service, str) else set(events.service)
-        fresh = names - self._services
-        if not fresh:
+        renamed = {name for name in sorted(names - self._services) if self._bounded(name) != name}
+        if not renamed:
             return
-        renamed = {}
-        for name in fresh:
-            sound = len(name.encode("utf-8", "replace")) <= MAX_SERVICE_BYTES and name.isprintable()
-            if sound and len(self._services) < MAX_SERVICES_PER_CLIENT:
-                self._services.add(name)
-            else:
-                renamed[name] = OVERFLOW_SERVICE
-                if len(self.overflowed) < _MAX_NAMES_LISTED:
-                    self.overflowed.append(name[:80])
-        if renamed:
-            if isinstance(events.service, str):
-                events.service = OVERFLOW_SERVICE
-            else:
-                events.service = [renamed.get(name, name) for name in events.service]
-            self.counts.mended["service_overflow"] += 1
+        if isinstance(events.service, str):
+            events.service = OVERFLOW_SERVICE
+            self.counts.mended["service_overflow"] += len(events)
+        else:
+            self.counts.mended["service_overflow"] += sum(name in renamed for name in events.service)
+            events.service = [OVERFLOW_SERVICE if name in renamed else name for name in events.service]
+
+    def _bounded(self, name: str) -> str:
+        """The name, or OVERFLOW_SERVICE for one too many or one that the contract does not take."""
+        if name in self._services:
+            return name
+        sound = 0 < len(name.encode("utf-8", "replace")) <= MAX_SERVICE_BYTES and name.isprintable()
+        if sound and len(self._services) < MAX_SERVICES_PER_CLIENT:
+            self._services.add(name)
+            return name
+        shown = name[:80].encode("utf-8", "replace").decode()
+        if len(self.overflowed) < _MAX_NAMES_LISTED and shown not in self.overflowed:
+            self.overflowed.append(shown)
+        return OVERFLOW_SERVICE
 
     def _consider(self, delta: WindowDelta, notable: Notable, template_id: int, events: Columns) -> None:
         """Keeps a notable event as a sample, if its template has not been shown lately."""
@@ -182,7 +193,7 @@ class Reduction:
         last_us = self._last_sampled.get(key)
         level = events.level[notable.row]
         window = (delta.start_us, delta.service)
-        if last_us is not None and time_us - last_us < _SAMPLE_EVERY_US:
+        if last_us is not None and abs(time_us - last_us) < _SAMPLE_EVERY_US:
             return
         # The last place in a window is for errors.
         limit = _SAMPLES_PER_WINDOW if level >= Level.ERROR else _SAMPLES_PER_WINDOW - 1
@@ -193,21 +204,40 @@ class Reduction:
         self.has_new_error = self.has_new_error or (last_us is None and level >= Level.ERROR)
         self._last_sampled[key] = time_us
         self._samples_in_window[window] += 1
+        latency_us = _at(events.latency_us, notable.row)
         self._samples.setdefault(delta.service, []).append(
             Event(
                 time_us=time_us,
                 service=delta.service,
                 level=Level(level),
                 message=notable.message[:_MAX_SAMPLE_CHARS],
-                latency_us=_at(events.latency_us, notable.row),
-                endpoint=_at(events.endpoint, notable.row) or "",
-                trace_id=notable.trace_id,
-                span_id=notable.span_id,
+                latency_us=None if latency_us is None else min(latency_us, MAX_LATENCY_US),
+                endpoint=(_at(events.endpoint, notable.row) or "")[:_MAX_SAMPLE_CHARS],
+                trace_id=notable.trace_id[:_MAX_ID_CHARS],
+                span_id=notable.span_id[:_MAX_ID_CHARS],
                 host=self._host,
                 template_id=template_id,
                 counted=True,
             )
         )
+
+
+def _watermark_of(times_us: list[int]) -> int:
+    """The latest of a block's times, but for those far ahead of most of what comes after them.
+
+    The last ones, with too little after them to tell, are held against each other.
+    """
+    latest_us = max(times_us)
+    if latest_us - min(times_us) <= _OUTLIER_US:
+        return latest_us
+    behind = sorted(times_us[-_LAST_LINES:])
+    bound_us = behind[(len(behind) - 1) // 2] + _OUTLIER_US
+    latest_us = max(time_us for time_us in behind if time_us <= bound_us)
+    for time_us in reversed(times_us[:-_LAST_LINES]):
+        if time_us <= behind[(len(behind) - 1) // 2] + _OUTLIER_US:
+            latest_us = max(latest_us, time_us)
+        insort(behind, time_us)
+    return latest_us
 
 
 def _at(column: Sequence[_T | None], row: int) -> _T | None:

@@ -92,7 +92,7 @@ class Spool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._load()
-        except (OSError, msgspec.DecodeError) as error:
+        except OSError as error:
             raise DataDirError(f"{folder} cannot be used as a spool: {error}") from error
 
     @property
@@ -236,7 +236,13 @@ class Spool:
     def _load(self) -> None:
         saved = self._folder / "offsets.json"
         if saved.exists():
-            self._freed = msgspec.json.decode(saved.read_bytes(), type=dict[str, Position])
+            try:
+                self._freed = msgspec.json.decode(saved.read_bytes(), type=dict[str, Position])
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise DataDirError(
+                    f"{saved} is damaged ({error}): without it, what was acknowledged may be read again; "
+                    "remove it if that is what you want"
+                ) from error
         self.offsets.update(self._freed)
         paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
         self._number += max((int(path.stem) for path in [*paths, *self._folder.glob(f"*{_DAMAGED}")]), default=0)

@@ -14,6 +14,7 @@ from helios_core.errors import BusUnavailable, WireError
 from helios_core.records import dead_letter, slice_record
 
 _RETRY_AFTER_MS: Final = 1_000
+_MAX_HOST_CHARS: Final = 255
 _log = structlog.get_logger(__name__)
 
 
@@ -58,21 +59,22 @@ class Ingest:
             response.rejected.add(reason=str(error), whole=True)
             _log.error("batch_dead_lettered", reason=str(error))
             return [dead_letter("batch", str(error), request.SerializeToString())]
-        return [self._slice(id_, index, part, batch.host, response) for index, part in enumerate(batch.slices)]
+        services: set[str] = set()
+        records = []
+        for index, part in enumerate(batch.slices):
+            try:
+                records.append(_slice(id_, part, batch.host, services))
+            except WireError as error:
+                response.rejected.add(index=index, reason=str(error))
+                _log.error("slice_dead_lettered", batch=str(id_), reason=str(error))
+                records.append(dead_letter("slice", str(error), part.SerializeToString()))
+        return records
 
-    def _slice(
-        self,
-        id_: BatchId,
-        index: int,
-        part: batch_pb2.Slice,
-        host: str,
-        response: service_pb2.SendBatchResponse,
-    ) -> Record:
-        data = part.SerializeToString()
-        try:
-            wire.check_slice(part)
-        except WireError as error:
-            response.rejected.add(index=index, reason=str(error))
-            _log.error("slice_dead_lettered", batch=str(id_), reason=str(error))
-            return dead_letter("slice", str(error), data)
-        return slice_record(id_, part.service, data, host)
+
+def _slice(id_: BatchId, part: batch_pb2.Slice, host: str, services: set[str]) -> Record:
+    """The record of a slice whose service is none of `services`, those before it; WireError when it breaks a limit."""
+    wire.check_slice(part)
+    if part.service in services:  # it would have the identity of the other
+        raise WireError(f"a second slice of the service {part.service!r} in one batch")
+    services.add(part.service)
+    return slice_record(id_, part.service, part.SerializeToString(), host[:_MAX_HOST_CHARS])

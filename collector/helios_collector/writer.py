@@ -1,14 +1,15 @@
 """The store writer: what is on the bus goes into the store, each slice applied once.
 
-For each poll, in this order: decode; dead-letter what cannot be; apply all in one transaction;
-commit the offsets. A crash between the last two makes records come again, and the store knows them.
+For each poll, in this order: decode; apply all in one transaction; dead-letter what can never be
+applied; commit the offsets. A crash before the last makes records come again, and the store knows them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -18,9 +19,11 @@ from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
 from helios_core.errors import WireError
 from helios_core.records import dead_letter, slice_of
 from helios_core.retry import until_available
-from helios_core.store.base import EventsWrite, SliceWrite, Statement, Store
+from helios_core.store.base import EventsWrite, Outcome, SliceWrite, Statement, Store
 from helios_core.store.ledger import Verdict
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 GROUP: Final = "storage-writers"
 _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS)
 _MAX_RECORDS: Final = 200
@@ -39,11 +42,12 @@ class StoreWriter:
 
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
-        consumer = await self._bus.subscribe(GROUP, _TOPICS)
+        consumer = await until_available(partial(self._bus.subscribe, GROUP, _TOPICS))
         try:
             while True:
                 ending = drain.is_set()
-                received = await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                received = await until_available(poll)
                 if not received:
                     if ending:
                         return
@@ -55,34 +59,63 @@ class StoreWriter:
             await consumer.close()
 
     async def _write(self, received: list[Received]) -> None:
-        writes: list[SliceWrite | EventsWrite] = []
-        places: list[Received] = []
-        alerts: list[Statement] = []
+        writes: list[tuple[Received, SliceWrite | EventsWrite]] = []
+        alerts: list[tuple[Received, Statement]] = []
         dead: list[Record] = []
         for record in received:
             try:
                 if record.partition.topic is Topic.ANOMALY_ALERTS:
-                    alerts.append(Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value))))
-                    continue
-                writes.append(_write_of(record))
-                places.append(record)
+                    alerts.append((record, Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value)))))
+                else:
+                    writes.append((record, _write_of(record)))
             except WireError as error:
-                _log.error("record_dead_lettered", topic=record.partition.topic, offset=record.offset, error=str(error))
-                dead.append(dead_letter(f"record of {record.partition.topic}", str(error), record.value))
-        if writes:
-            outcomes = await until_available(lambda: self._store.apply(writes))
-            for place, outcome in zip(places, outcomes, strict=True):
-                self.duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
-                self.conflicts += outcome.conflicts
-                if outcome.verdict is Verdict.CONFLICT:
-                    self.conflicts += 1
-                    reason = "the same identity came before with other content"
-                    _log.error("slice_conflict", service=place.key, **place.headers)
-                    dead.append(dead_letter("conflict", reason, place.value))
-        if alerts:
-            await until_available(lambda: self._store.transact(alerts))
+                dead.append(_dead(record, error))
+        outcomes = await _isolated(self._apply, writes)
+        for (record, _), outcome in zip(writes, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                dead.append(_dead(record, outcome))
+                continue
+            self.duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
+            self.conflicts += outcome.conflicts
+            if outcome.verdict is Verdict.CONFLICT:
+                self.conflicts += 1
+                reason = "the same identity came before with other content"
+                _log.error("slice_conflict", service=record.key, **record.headers)
+                dead.append(dead_letter("conflict", reason, record.value))
+        written = await _isolated(self._transact, alerts)
+        for (record, _), done in zip(alerts, written, strict=True):
+            if isinstance(done, Exception):
+                dead.append(_dead(record, done))
         if dead:
             await until_available(lambda: self._bus.publish(dead))
+
+    async def _apply(self, writes: Sequence[tuple[Received, SliceWrite | EventsWrite]]) -> list[Outcome]:
+        return await self._store.apply([write for _, write in writes])
+
+    async def _transact(self, alerts: Sequence[tuple[Received, Statement]]) -> list[None]:
+        await self._store.transact([statement for _, statement in alerts])
+        return [None] * len(alerts)
+
+
+async def _isolated(call: Callable[[Sequence[_T]], Awaitable[list[_R]]], items: Sequence[_T]) -> list[_R | Exception]:
+    """The result for each item; for one whose values no store can take, the error.
+
+    All in one transaction; when that fails because of one of them, in halves: applying is idempotent.
+    """
+    if not items:
+        return []
+    try:
+        return [*await until_available(partial(call, items))]
+    except (ArithmeticError, ValueError) as error:
+        if len(items) == 1:
+            return [error]
+        middle = len(items) // 2
+        return [*await _isolated(call, items[:middle]), *await _isolated(call, items[middle:])]
+
+
+def _dead(record: Received, error: Exception) -> Record:
+    _log.error("record_dead_lettered", topic=record.partition.topic, offset=record.offset, error=str(error))
+    return dead_letter(f"record of {record.partition.topic}", str(error), record.value)
 
 
 def _write_of(record: Received) -> SliceWrite | EventsWrite:

@@ -100,7 +100,7 @@ def test_logs(log: Log, corpus: Path) -> None:
     start = 0
     while start < len(data):
         end = data.rfind(b"\n", start, start + BLOCK_BYTES) + 1 or len(data)
-        parsed = check(parser.parse(Block(data[start:end], RECEIPT)), data[start:end])
+        parsed = check(parser.parse(Block(data[start:end], us(log.last))), data[start:end])
         start = end
         events = parsed.events
         assert not parsed.unparsed

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from tests.unit.agent.strategies import CONTEXT, PLAIN_SAMPLE, RECEIPT, Row, joined, parse, rows_of, us
 
-from helios_agent.parsers.base import ParserContext
+from helios_agent.parsers.base import Block, ParserContext
 from helios_agent.parsers.detect import by_name
 from helios_core.model import Level
 
@@ -145,7 +145,9 @@ def test_times_without_zone_are_in_that_of_the_source(line: str, shifted: bool) 
     ],
 )
 def test_what_the_line_leaves_out_is_what_is_nearest(line: str, reference: str, expected: str) -> None:
-    assert one(line, ParserContext("fallback", us(reference))).time_us == us(expected)
+    parser = by_name("plain", ParserContext("fallback", us(reference)), [line.encode()] * 3)
+    parsed = parser.parse(Block(f"{line}\n".encode(), us(reference)))
+    assert parsed.events.time_us == [us(expected)]
 
 
 @pytest.mark.parametrize(
