@@ -76,9 +76,5 @@ class StoreMismatch(StoreError):
     """The store's schema is not the one that this code was written for."""
 
 
-class StoreConflict(StoreError):
-    """The same identity came twice with different content."""
-
-
 class DataDirError(HeliosError):
     """The data directory cannot be used."""

@@ -1,3 +1,0 @@
-SELECT document FROM anomalies
-WHERE service = :service AND decided_us >= :from_us AND decided_us < :to_us
-ORDER BY decided_us, id

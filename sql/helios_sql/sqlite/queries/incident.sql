@@ -1,1 +1,0 @@
-SELECT document FROM incidents WHERE id = :id
