@@ -10,8 +10,7 @@ HeliosError
 │   └── BusRejected        this record can never be published as it is
 ├── StoreError         the store
 │   ├── StoreUnavailable   retryable: not reachable, locked, or full
-│   ├── StoreMismatch      its schema is older or newer than the code
-│   └── StoreConflict      the same identity came with other content
+│   └── StoreMismatch      its schema is older or newer than the code
 └── DataDirError       the data directory: not writable, or belongs to a running instance
 """
 
