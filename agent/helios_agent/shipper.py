@@ -78,9 +78,10 @@ class Shipper:
         pause_s = _FIRST_PAUSE_S
         while not (drain.is_set() and not len(self._spool)):
             before = self.counts.acknowledged
+            asked_s = 0.0
             try:
                 async with self._channel() as channel:
-                    pause_s = max(pause_s, await self._stream(channel, drain))
+                    asked_s = await self._stream(channel, drain)
             except aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                     raise Denied(f"the collector at {self._target} refuses: {error.details()}") from error
@@ -90,7 +91,8 @@ class Shipper:
             if self.counts.acknowledged > before:
                 pause_s = _FIRST_PAUSE_S
             self.counts.retries += 1
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter, no secret
+            jittered_s = random.uniform(pause_s / 2, pause_s)  # noqa: S311 - no secret
+            await asyncio.sleep(max(asked_s, jittered_s))
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     def _channel(self) -> aio.Channel:
@@ -103,12 +105,18 @@ class Shipper:
         """One stream until it ends; returns the pause in seconds that the collector asked for."""
         stub = service_pb2_grpc.HeliosStub(channel)
         window = asyncio.Semaphore(MAX_UNACKNOWLEDGED)
+        unacknowledged: set[tuple[int, int]] = set()
         call = stub.Stream(metadata=self._metadata)
-        sending = asyncio.create_task(self._send(call, window, drain))
+        sending = asyncio.create_task(self._send(call, window, unacknowledged, drain))
         try:
             async for response in call:
                 if response.answer == service_pb2.ANSWER_ACCEPTED:
-                    self._spool.acknowledge((response.id.incarnation, response.id.sequence))
+                    key = (response.id.incarnation, response.id.sequence)
+                    if key not in unacknowledged:
+                        _log.warning("answer_for_no_batch", sequence=response.id.sequence)
+                        continue
+                    unacknowledged.remove(key)
+                    self._spool.acknowledge(key)
                     self.counts.acknowledged += 1
                     self.counts.rejected_items += len(response.rejected)
                     for item in response.rejected:
@@ -129,14 +137,21 @@ class Shipper:
         self,
         call: aio.StreamStreamCall[service_pb2.SendBatchRequest, service_pb2.SendBatchResponse],
         window: asyncio.Semaphore,
+        unacknowledged: set[tuple[int, int]],
         drain: asyncio.Event,
     ) -> None:
         last = None
         while True:
             self._news.clear()
-            batches = self._spool.after(last, MAX_UNACKNOWLEDGED)
+            try:
+                batches = self._spool.after(last, MAX_UNACKNOWLEDGED)
+            except OSError as error:
+                _log.error("spool_cannot_be_read", error=str(error))
+                await call.done_writing()  # the stream ends with its answers, and another is tried
+                return
             for key, batch in batches:
                 await window.acquire()
+                unacknowledged.add(key)
                 await call.write(batch)
                 last = key
                 self.counts.sent += 1

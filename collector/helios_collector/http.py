@@ -11,19 +11,19 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
 from helios_collector.events import MAX_BODY_BYTES, BodyError, Reader, items, plain
+from helios_collector.ingest import event_records
 from helios_collector.keys import Keys, Scope
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError
 from helios_core.model import Event, EventRecord
-from helios_core.records import dead_letter, events_record
+from helios_core.records import dead_letter
 
 _Scope = dict[str, Any]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 _EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
-_EVENTS_IN_RECORD: Final = 500
 _log = structlog.get_logger(__name__)
 
 
@@ -109,10 +109,7 @@ class HttpIngest:
                 continue
             by_service[event.service].append(event)
         for service, events in by_service.items():
-            records += (
-                events_record(EventRecord(service, now_us, events[start : start + _EVENTS_IN_RECORD]))
-                for start in range(0, len(events), _EVENTS_IN_RECORD)
-            )
+            records += event_records(EventRecord(service, now_us, events))
         await self._bus.publish(records)
         accepted = sum(map(len, by_service.values()))
         self._accepted.inc(accepted)

@@ -1,4 +1,7 @@
-"""What the collector does with a batch: check it, put its slices on the bus, and only then say so."""
+"""What the collector does with a batch: check it, put its slices on the bus, and only then say so.
+
+And how raw events stand in records, for whatever takes them.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import structlog
 from helios.v1 import batch_pb2, service_pb2
 from helios_core import wire
 from helios_core.batches import BatchId
-from helios_core.bus.base import Bus, Record
+from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
 from helios_core.errors import BusUnavailable, WireError
-from helios_core.records import dead_letter, slice_record
+from helios_core.model import EventRecord
+from helios_core.records import dead_letter, events_record, slice_record
 
 _RETRY_AFTER_MS: Final = 1_000
 _MAX_HOST_CHARS: Final = 255
@@ -78,3 +82,16 @@ def _slice(id_: BatchId, part: batch_pb2.Slice, host: str, services: set[str]) -
         raise WireError(f"a second slice of the service {part.service!r} in one batch")
     services.add(part.service)
     return slice_record(id_, part.service, part.SerializeToString(), host[:_MAX_HOST_CHARS])
+
+
+def event_records(record: EventRecord) -> list[Record]:
+    """Raw events of one service as records that the bus takes: usually one."""
+    made = events_record(record)
+    if len(made.value) <= MAX_RECORD_BYTES or len(record.events) == 1:
+        return [made]
+    middle = len(record.events) // 2
+    return [
+        part
+        for events in (record.events[:middle], record.events[middle:])
+        for part in event_records(EventRecord(record.service, record.received_us, events))
+    ]

@@ -14,14 +14,14 @@ from grpc_reflection.v1alpha import reflection
 
 from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
-from helios_collector.ingest import Ingest
+from helios_collector.ingest import Ingest, event_records
 from helios_collector.keys import Keys, Scope
 from helios_core import wire
 from helios_core.bus.base import Bus
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError
 from helios_core.model import Event, EventRecord
-from helios_core.records import dead_letter, events_record
+from helios_core.records import dead_letter
 
 _RETRY_AFTER_S: Final = 1.0
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -62,12 +62,15 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         records = []
         for index, message in enumerate(request.events):
             try:
-                by_service[message.service].append(wire.event_from_proto(message))
+                event = wire.event_from_proto(message)
             except WireError as error:
                 response.rejected.add(index=index, reason=str(error))
                 records.append(dead_letter("event", str(error), message.SerializeToString()))
+                continue
+            by_service[event.service].append(event)
         now_us = self._clock.now_us()
-        records += [events_record(EventRecord(service, now_us, events)) for service, events in by_service.items()]
+        for service, events in by_service.items():
+            records += event_records(EventRecord(service, now_us, events))
         try:
             await self._bus.publish(records)
         except BusUnavailable as error:

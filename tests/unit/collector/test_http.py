@@ -192,6 +192,13 @@ async def test_who_may_do_what(path: str, headers: dict[str, str], status: int) 
     assert answer.status_code == status
 
 
+async def test_many_large_events_are_spread_over_records() -> None:
+    site = Site()
+    answer = await site.post([{**GOOD, "message": "x" * 200_000} for _ in range(20)])
+    assert answer.json()["accepted"] == 20
+    assert len(await site.events()) == 20
+
+
 async def test_other_paths_and_methods() -> None:
     site = Site()
     assert (await site.client.get("/nowhere")).status_code == 404
