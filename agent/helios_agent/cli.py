@@ -229,7 +229,10 @@ def _matched(source: FileSettings) -> list[str]:
 
 
 def _file_faults(source: FileSettings) -> list[str]:
-    faults = [f"{name} cannot be read" for name in _matched(source) if not os.access(name, os.R_OK)]
+    matched = _matched(source)
+    faults = [f"{name} cannot be read" for name in matched if not os.access(name, os.R_OK)]
+    if not matched:
+        faults.append(f"no file matches {', '.join(source.paths)} now: set sources[].config.paths, or start its writer")
     faults += [
         f"{pattern} is a directory: name the files in it, for example {pattern}/*.log"
         for pattern in source.paths

@@ -68,8 +68,10 @@ def read_status(folder: Path) -> Status:
     """DataDirError when no agent has written one there."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=Status)
+    except FileNotFoundError as error:
+        raise DataDirError(f"no agent has run with the state directory {folder}: `helios-agent run`") from error
     except (OSError, msgspec.DecodeError) as error:
-        raise DataDirError(f"no agent has run with the state directory {folder}: {error}") from error
+        raise DataDirError(f"{folder / _FILE} cannot be read: {error}") from error
 
 
 def is_running(status: Status) -> bool:

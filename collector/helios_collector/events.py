@@ -19,6 +19,7 @@ from helios_core.timestamps import IsoTimes, epoch_us
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
 MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
+TIMESTAMP_REPLACED: Final = "helios.timestamp_replaced"  # the attribute that keeps what was written
 _MAX_AHEAD_US: Final = 600 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -110,6 +111,8 @@ class Reader:
             posted = self._decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"not an event: {error}") from error
+        if not posted.service:
+            raise WireError("service is missing: the name of what the event comes from")
         wire.check_service(posted.service)
         id_ = posted.id or key
         attributes = dict(posted.metadata)
@@ -144,7 +147,7 @@ class Reader:
         if now_us - _MAX_AGE_US <= time_us <= now_us + _MAX_AHEAD_US:
             return time_us
         # Counted under the time of receipt; what was written is kept beside it.
-        attributes["helios.timestamp_replaced"] = str(written)
+        attributes[TIMESTAMP_REPLACED] = str(written)
         return now_us
 
     def _level(self, written: str | int | None, attributes: dict[str, Any]) -> Level:

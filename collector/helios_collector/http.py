@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
-from helios_collector.events import MAX_BODY_BYTES, BodyError, Reader, items, plain
+from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
 from helios_collector.ingest import event_records
 from helios_collector.keys import Keys, Scope
 from helios_core.bus.base import Bus, Record
@@ -99,6 +99,7 @@ class HttpIngest:
         now_us = self._clock.now_us()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         errors: list[dict[str, Any]] = []
+        warnings: list[dict[str, Any]] = []
         records: list[Record] = []
         for index, raw in enumerate(items(data)):
             try:
@@ -108,6 +109,10 @@ class HttpIngest:
                 records.append(dead_letter("event", str(error), raw))
                 continue
             by_service[event.service].append(event)
+            if TIMESTAMP_REPLACED in event.attributes:
+                written = event.attributes[TIMESTAMP_REPLACED]
+                reason = f"timestamp {written} is not within the last 30 days and 10 minutes ahead: counted as of now"
+                warnings.append({"index": index, "reason": reason})
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
         await self._bus.publish(records)
@@ -115,7 +120,8 @@ class HttpIngest:
         self._accepted.inc(accepted)
         self._rejected.inc(len(errors))
         status = 202 if accepted or not errors else 400
-        return status, {"accepted": accepted, "rejected": len(errors), "errors": errors}, []
+        answer: dict[str, Any] = {"accepted": accepted, "rejected": len(errors), "errors": errors}
+        return status, answer | ({"warnings": warnings} if warnings else {}), []
 
 
 async def _body(headers: dict[str, str], receive: _Receive) -> bytes:

@@ -61,7 +61,7 @@ async def run_alone(settings: Settings, bus: Bus, store: Store, clock: Clock, st
         grpc, grpc_port = await serve(bus, clock, settings.grpc, keys)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{error}; is another collector running?") from error
+        raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drain = asyncio.Event()
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     writing = asyncio.create_task(StoreWriter(bus, store).run(drain))
@@ -76,12 +76,14 @@ async def run_alone(settings: Settings, bus: Bus, store: Store, clock: Clock, st
         await asyncio.wait({stopping, serving, writing}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
     finally:
+        _log.info("collector_stopping", seconds_at_most=_GRACE_S)
         http.should_exit = True
         await grpc.stop(_GRACE_S)
         await serving
         drain.set()
         await writing
         listener.close()
+        _log.info("collector_stopped")
 
 
 class _HttpServer(uvicorn.Server):
@@ -101,5 +103,7 @@ def _listener(address: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"the collector cannot listen on {address}: {error.strerror}; is it in use?") from error
+        raise ConfigError(
+            f"the collector cannot listen on {address}: {error.strerror}; choose another with --http, or end what listens there"
+        ) from error
     return listener

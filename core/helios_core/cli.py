@@ -67,7 +67,12 @@ def cli(log_level: str, log_json: bool) -> None:
     help="Where everything is kept. Files that were replayed into it before go on where they ended.",
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="Known anomalies, to judge the alerts by (JSON).")
-@click.option("--parser", default="auto", show_default=True, help="auto, json, docker, access, logfmt or plain.")
+@click.option(
+    "--parser",
+    default="auto",
+    show_default=True,
+    help="auto, json, docker, access, logfmt or plain (also syslog files).",
+)
 @click.option("--service", help="Service of lines that name none. Without it: the file's name.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def replay_command(
@@ -82,7 +87,7 @@ def replay_command(
     \b
     Example:
       helios simulate --out week.jsonl --labels week.json --days 7
-      helios replay week.jsonl --labels week.json --data-dir /tmp/week
+      helios replay week.jsonl --labels week.json --data-dir week
     """
     progress = Progress()
     try:

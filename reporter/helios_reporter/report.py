@@ -8,7 +8,7 @@ import msgspec
 
 from helios_core.clock import rfc3339
 from helios_reporter.evidence import Evidence, EvidencePack
-from helios_reporter.incidents import Incident
+from helios_reporter.incidents import Incident, Member
 
 SCHEMA_VERSION: Final = 1
 _MINUTE_US: Final = 60_000_000
@@ -81,8 +81,7 @@ def write(incident: Incident, pack: EvidencePack) -> Report:
     """The report of an incident, from its evidence."""
     services = incident.services
     first = min(incident.members, key=lambda member: member.onset_us)
-    families = list(dict.fromkeys(member.family for member in incident.members))
-    title = f"{first.service}: {', '.join(_TITLES[family] for family in families)}"
+    title = f"{first.service}: {', '.join(dict.fromkeys(map(_title, incident.members)))}"
     if len(services) > 1:
         title += f" (with {', '.join(services[1:4])}{', …' if len(services) > 4 else ''})"
     return Report(
@@ -144,15 +143,25 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
+def _title(member: Member) -> str:
+    """What happened, in a few words."""
+    findings = [finding for alert in member.alerts for finding in alert.findings]
+    if any(finding.detector == "silence" for finding in findings):
+        return "silent"
+    return _TITLES[member.family]
+
+
 def _summary(pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
-    claims = []
+    claims: list[Claim] = []
     for service in services:
         for item in pack.of("detector", service)[:3]:
             if item.unit == "events" and item.name not in _NAMES:
                 text = f"on {service} an error is logged that was not logged before: {_quoted(item.name)}"
             else:
                 text = f"on {service} {changed(item)} ({_normally(item)})"
-            claims.append(Claim(text=_sentence(text), evidence=(item.id,)))
+            claim = Claim(text=_sentence(text), evidence=(item.id,))
+            if claim.text not in {known.text for known in claims}:
+                claims.append(claim)
     return tuple(claims)
 
 
@@ -178,7 +187,7 @@ def _timeline(incident: Incident, pack: EvidencePack) -> tuple[TimelineEntry, ..
         entries.append(
             TimelineEntry(
                 time_us=member.onset_us,
-                text=f"first signs on {member.service} ({_TITLES[member.family]})",
+                text=f"first signs on {member.service} ({_title(member)})",
                 evidence=ids,
             )
         )

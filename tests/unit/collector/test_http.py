@@ -88,7 +88,7 @@ async def test_many_events(form: str) -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ({**GOOD, "service": ""}, "service name of 0 bytes"),
+        ({**GOOD, "service": ""}, "service is missing"),
         ({**GOOD, "service": "x" * 10_240}, "service name of 10240 bytes"),
         ({**GOOD, "timestamp": "yesterday"}, "is no time"),
         ({**GOOD, "metadata": {"latency_ms": -5}}, "latency_ms -5"),
@@ -148,7 +148,8 @@ async def test_an_idempotency_key_gives_events_their_ids() -> None:
 )
 async def test_an_implausible_time_is_counted_at_receipt(written: str | int, kept: bool) -> None:
     site = Site()
-    await site.post({**GOOD, "timestamp": written})
+    answer = await site.post({**GOOD, "timestamp": written})
+    assert [warning["index"] for warning in answer.json().get("warnings", [])] == ([] if kept else [0])
     (event,) = await site.events()
     assert event.time_us == NOW_US
     assert ("helios.timestamp_replaced" in event.attributes) is not kept
