@@ -104,6 +104,7 @@ def _listener(address: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"the collector cannot listen on {address}: {error.strerror}; choose another with --http, or end what listens there"
+            f"the collector cannot listen on {address}: {error.strerror}; "
+            "choose another with --http, or end what listens there"
         ) from error
     return listener

@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from helios.v1 import service_pb2
 from helios_agent import spool as spool_module
 from helios_agent.spool import Spool
+from helios_agent.tracking import Checkpoint
 from helios_core.errors import DataDirError
 
 Key = tuple[int, int]
@@ -594,3 +595,20 @@ def test_one_thread_appends_while_another_acknowledges(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
         assert len(spool) == 0
         assert spool.offsets == {"a": last}
+
+
+def test_a_followed_file_is_known_again_until_it_is_forgotten(tmp_path: Path) -> None:
+    followed = Checkpoint(17, device=1, inode=2**63, head_bytes=17, head=b"\x00\xff", guard=b"\xfe", path="/var/log/a")
+    with opened(tmp_path) as spool:
+        spool.append([batch(1)], {"a": followed, "b": 5})
+    for _ in range(2):  # from a segment, then from what was saved when it was freed
+        with opened(tmp_path) as spool:
+            assert spool.offsets == {"a": followed, "b": 5}
+            spool.acknowledge((7, 1))
+    with opened(tmp_path) as spool:
+        spool.forget(["a", "unknown"])
+        assert spool.offsets == {"b": 5}
+        spool.append([batch(2)], {"b": 6})
+        spool.acknowledge((7, 2))
+    with opened(tmp_path) as spool:
+        assert spool.offsets == {"b": 6}
