@@ -135,14 +135,15 @@ class FileReader:
 
 
 def source_id(path: Path) -> str:
-    """The stable name of a file: its device and inode, and a hash of its first KiB.
+    """The stable name of a file: its device and inode, and a hash of its first line (of 1 KiB at most).
 
-    The same file keeps it when it is renamed; another file that gets the same inode does not have it.
+    The same file keeps it when it is renamed and when it grows; another file that gets the same inode
+    and begins with another line does not have it.
     """
     with _open(path) as file:
         status = path.stat()
         try:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(_HEAD_BYTES).partition(b"\n")[0]
         except _DAMAGE as error:
             raise InputError(f"{path} cannot be read: {error}") from error
     return f"file:{status.st_dev:x}:{status.st_ino:x}:{blake2b(head, digest_size=8).hexdigest()}"

@@ -52,6 +52,18 @@ class _Posted(msgspec.Struct):
     host: str = ""
 
 
+def is_plausible(time_us: int, now_us: int) -> bool:
+    """The time of an event that comes now: within retention, and not far ahead of the clock."""
+    return now_us - _MAX_AGE_US <= time_us <= now_us + _MAX_AHEAD_US
+
+
+def checked(event: Event, now_us: int) -> Event:
+    """The event; WireError when its time is implausible: it has an id, so that its time cannot be replaced."""
+    if not is_plausible(event.time_us, now_us):
+        raise WireError(f"the time {event.time_us} µs is not within the last 30 days and 10 minutes ahead")
+    return event
+
+
 def plain(body: bytes, encoding: str) -> bytes:
     """The body without its compression; BodyError for one that is too large or damaged."""
     if encoding in ("", "identity"):
@@ -144,8 +156,13 @@ class Reader:
             time_us = self._times.one(written) if isinstance(written, str) else epoch_us(written)
         except (ValueError, OverflowError) as error:
             raise WireError(f"timestamp {written!r} is no time: {error}") from error
-        if now_us - _MAX_AGE_US <= time_us <= now_us + _MAX_AHEAD_US:
+        if is_plausible(time_us, now_us):
             return time_us
+        if id_:
+            raise WireError(
+                f"timestamp {written!r} is not within the last 30 days and 10 minutes ahead: "
+                "an event that may be sent again needs a plausible one"
+            )
         # Counted under the time of receipt; what was written is kept beside it.
         attributes[TIMESTAMP_REPLACED] = str(written)
         return now_us

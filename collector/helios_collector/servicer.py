@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
+from helios_collector.events import checked
 from helios_collector.ingest import Ingest, event_records
 from helios_collector.keys import Keys, Scope
 from helios_core import wire
@@ -60,15 +61,15 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         records = []
+        now_us = self._clock.now_us()
         for index, message in enumerate(request.events):
             try:
-                event = wire.event_from_proto(message)
+                event = checked(wire.event_from_proto(message), now_us)
             except WireError as error:
                 response.rejected.add(index=index, reason=str(error))
                 records.append(dead_letter("event", str(error), message.SerializeToString()))
                 continue
             by_service[event.service].append(event)
-        now_us = self._clock.now_us()
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
         try:

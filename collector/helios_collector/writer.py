@@ -77,6 +77,8 @@ class StoreWriter:
                 continue
             self.duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
             self.conflicts += outcome.conflicts
+            if outcome.conflicts:
+                _log.error("event_conflict", service=record.key, offset=record.offset, events=outcome.conflicts)
             if outcome.verdict is Verdict.CONFLICT:
                 self.conflicts += 1
                 reason = "the same identity came before with other content"

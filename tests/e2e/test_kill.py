@@ -93,7 +93,7 @@ def test_killed_at_random_moments(helios: Helios, tmp_path: Path) -> None:
 
 
 def test_a_directory_in_use_is_refused_by_name(helios: Helios, tmp_path: Path) -> None:
-    log = access_log(tmp_path / "access.log", LINES)
+    log = access_log(tmp_path / "access.log", 10 * LINES)
     process = subprocess.Popen([*COMMAND, "replay", str(log), "--data-dir", str(tmp_path / "data")])
     try:
         deadline = time.monotonic() + 20

@@ -62,6 +62,17 @@ def test_a_second_replay_adds_nothing_and_a_grown_file_only_what_is_new(helios: 
     assert stored(tmp_path / "data", EVENTS) == 3_500
 
 
+def test_a_small_file_that_grows_keeps_its_place(helios: Helios, tmp_path: Path) -> None:
+    log = tmp_path / "small.log"
+    line = '{{"timestamp":"2026-03-02T00:00:{:02d}Z","service":"web","level":"INFO"}}\n'
+    log.write_text(line.format(1))
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    with log.open("a") as file:
+        file.writelines(line.format(i) for i in range(2, 50))
+    assert json.loads(helios("replay", log, "--data-dir", "data", "--json").stdout)["lines"] == 48
+    assert stored(tmp_path / "data", EVENTS) == 49
+
+
 def test_a_compressed_file_counts_the_same(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", 2_000)
     packed = tmp_path / "access.log.gz"

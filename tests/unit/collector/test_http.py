@@ -97,6 +97,7 @@ async def test_many_events(form: str) -> None:
         ([1], "not an event"),
         ({**GOOD, "message": "x" * 300_000}, "at most 262144"),
         ({"service": "shop", "id": "a"}, "timestamp is missing"),
+        ({**GOOD, "id": "a", "timestamp": "1999-01-01T00:00:00Z"}, "needs a plausible one"),
     ],
 )
 async def test_a_bad_event_is_named_and_the_good_beside_it_go_on(bad: Any, reason: str) -> None:
