@@ -16,7 +16,6 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     sha256: str
     scopes: tuple[Scope, ...] = (Scope.INGEST,)
-    name: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run of the reporter came to: how many incidents it opened, and the folder of the reports."""
+    """What a run of the reporter came to: incidents opened, reports written, claims that did not hold."""
 
     incidents: int = 0
     reports: int = 0
