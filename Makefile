@@ -4,15 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
 PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup test lint bench proto lock clean
+.PHONY: help setup demo test lint bench proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(READY) ## the virtual environment with everything that the lock pins
+setup: $(READY) ## the virtual environment with everything that Helios needs to run
+	@echo "ready: . $(BIN)/activate && helios --help"
 
 $(READY): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "helios needs Python 3.11 or newer; this is %s. Set PYTHON=/path/to/python3.11" % sys.version.split()[0])'
@@ -21,17 +24,21 @@ $(READY): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-test: $(READY) ## the quick tiers: what needs no service
+$(DEV_READY): $(READY) requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+test: $(DEV_READY) ## the quick tiers: what needs no service
 	$(BIN)/python -m pytest -n auto
 
-lint: $(READY) ## style, types, and that the committed stubs match the protos
+lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
 	$(BIN)/python -m pytest -q tests/architecture
 
-bench: $(READY) ## the benchmarks, never part of the tests
+bench: $(DEV_READY) ## the benchmarks, never part of the tests
 	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=min,median,max,ops -W default
 
 proto: $(PROTO_VENV)/.ready ## generate the stubs with the lowest grpcio and protobuf that are supported
@@ -47,8 +54,8 @@ $(PROTO_VENV)/.ready: requirements/proto.txt
 
 lock: $(READY) ## pin every dependency anew, with hashes and without addresses
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --all-extras --group dev --upgrade pyproject.toml requirements/build.in -o requirements/lock.txt
+	$(LOCK) --all-extras pyproject.toml requirements/build.in -o requirements/lock.txt
+	$(LOCK) --group pyproject.toml:dev -c requirements/lock.txt -o requirements/dev.txt
 
 clean: ## remove the virtual environments and caches
 	rm -rf $(VENV) $(PROTO_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
