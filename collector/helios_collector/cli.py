@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from helios_collector.keys import hash_of
+from helios_core.keys import hash_of
 from helios_collector.service import run_alone
 from helios_collector.settings import Settings
 from helios_core import config, log

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, g
 
 from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
 from helios_collector.ingest import event_records
-from helios_collector.keys import Keys, Scope
+from helios_core.keys import Keys, Scope
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError

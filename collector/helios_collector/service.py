@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 
 from helios_collector.http import HttpIngest
-from helios_collector.keys import Keys
+from helios_core.keys import Keys
 from helios_collector.servicer import serve
 from helios_collector.settings import Settings, split
 from helios_collector.writer import StoreWriter

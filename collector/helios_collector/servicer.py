@@ -16,7 +16,7 @@ from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
 from helios_collector.ingest import Ingest, event_records
-from helios_collector.keys import Keys, Scope
+from helios_core.keys import Keys, Scope
 from helios_core import wire
 from helios_core.bus.base import Bus
 from helios_core.clock import Clock

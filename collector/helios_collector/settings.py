@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from helios_collector.keys import Keys, Scope
+from helios_core.keys import Keys, Scope
 from helios_core.errors import ConfigError
 
 

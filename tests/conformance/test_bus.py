@@ -50,6 +50,26 @@ async def test_what_is_published_is_read_in_the_order_of_its_key(bus: Bus) -> No
     assert all(received.headers == {"n": received.value.decode()} for received in found)
 
 
+async def test_who_watches_begins_at_the_end(bus: Bus) -> None:
+    await bus.publish([record("k", "before")])
+    consumer = await bus.subscribe("watcher", [Topic.WINDOWS], at_end=True)
+    assert await consumer.poll(max_records=7, timeout_s=0) == []
+    assert await consumer.lag() == 0
+    await bus.publish([record("k", "after")])
+    assert [received.value for received in await consumer.poll(max_records=7, timeout_s=5)] == [b"after"]
+    again = await bus.subscribe("watcher", [Topic.WINDOWS], at_end=True)
+    assert await again.poll(max_records=7, timeout_s=0) == []
+
+
+async def test_who_has_committed_goes_on_there_also_when_it_would_begin_at_the_end(bus: Bus) -> None:
+    await bus.publish([record("k", "one"), record("k", "two")])
+    consumer = await bus.subscribe("reader", [Topic.WINDOWS])
+    first = (await consumer.poll(max_records=1, timeout_s=5))[0]
+    await consumer.commit({first.partition: Commit(first.offset + 1)})
+    again = await bus.subscribe("reader", [Topic.WINDOWS], at_end=True)
+    assert [received.value for received in await again.poll(max_records=7, timeout_s=5)] == [b"two"]
+
+
 async def test_offsets_ascend_in_a_partition(bus: Bus) -> None:
     for i in range(5):
         await bus.publish([record("k", str(i))])

@@ -19,7 +19,7 @@ from helios_agent.cut import Cutter
 from helios_agent.shipper import Denied, Shipper
 from helios_agent.spool import Spool
 from helios_collector.ingest import Ingest
-from helios_collector.keys import Keys, Scope, hash_of
+from helios_core.keys import Keys, Scope, hash_of
 from helios_collector.servicer import serve
 from helios_collector.writer import StoreWriter
 from helios_core import wire

@@ -118,8 +118,12 @@ class Bus(Protocol):
         """
         ...
 
-    async def subscribe(self, group: str, topics: Sequence[Topic]) -> Consumer:
+    async def subscribe(self, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> Consumer:
         """A member of the group, at what the group has committed, or at the beginning.
+
+        Args:
+            at_end: begins at the end instead when the group has committed nothing, and holds no record
+                back from retention: for who only watches.
 
         Raises:
             BusUnavailable: the bus cannot be reached now.

@@ -98,13 +98,17 @@ class EmbeddedBus:
             self._arrived.set()
             self._arrived = asyncio.Event()
 
-    async def subscribe(self, group: str, topics: Sequence[Topic]) -> EmbeddedConsumer:
-        def join(connection: sqlite3.Connection) -> dict[Partition, Commit]:
-            # From now on retention keeps what this group has not read.
-            connection.executemany(
-                "INSERT OR IGNORE INTO commits VALUES (?, ?, 0, x'')", [(group, topic) for topic in topics]
-            )
-            return _read_commits(connection, group, topics)
+    async def subscribe(self, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> EmbeddedConsumer:
+        def join(connection: sqlite3.Connection) -> dict[Partition, int]:
+            if at_end:
+                start = _read_ends(connection, topics)
+            else:
+                start = dict.fromkeys((Partition(topic, 0) for topic in topics), 0)
+                # From now on retention keeps what this group has not read.
+                connection.executemany(
+                    "INSERT OR IGNORE INTO commits VALUES (?, ?, 0, x'')", [(group, topic) for topic in topics]
+                )
+            return start | {p: c.next_offset for p, c in _read_commits(connection, group, topics).items()}
 
         return EmbeddedConsumer(self, group, topics, await self._call(join))
 
@@ -229,16 +233,11 @@ class EmbeddedBus:
 class EmbeddedConsumer:
     """See `base.Consumer`."""
 
-    def __init__(
-        self, bus: EmbeddedBus, group: str, topics: Sequence[Topic], commits: Mapping[Partition, Commit]
-    ) -> None:
+    def __init__(self, bus: EmbeddedBus, group: str, topics: Sequence[Topic], start: dict[Partition, int]) -> None:
         self._bus = bus
         self._group = group
         self._topics = topics
-        self._next = {
-            partition: commits[partition].next_offset if partition in commits else 0
-            for partition in (Partition(topic, 0) for topic in topics)
-        }
+        self._next = start
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived
@@ -287,13 +286,19 @@ class EmbeddedConsumer:
 
     async def lag(self) -> int:
         def count(connection: sqlite3.Connection) -> int:
-            ends = dict(connection.execute("SELECT topic, next_offset FROM topics").fetchall())
-            return sum(max(0, ends.get(partition.topic, 0) - start) for partition, start in self._next.items())
+            ends = _read_ends(connection, self._topics)
+            return sum(max(0, ends[partition] - start) for partition, start in self._next.items())
 
         return await self._bus._call(count)
 
     async def close(self) -> None:
         return None
+
+
+def _read_ends(connection: sqlite3.Connection, topics: Sequence[Topic]) -> dict[Partition, int]:
+    """The next offset of each topic."""
+    ends = dict(connection.execute("SELECT topic, next_offset FROM topics").fetchall())
+    return {Partition(topic, 0): ends.get(topic.value, 0) for topic in topics}
 
 
 def _read_commits(connection: sqlite3.Connection, group: str, topics: Sequence[Topic]) -> dict[Partition, Commit]:

@@ -36,8 +36,8 @@ class MemoryBus:
                 )
             self._arrived.notify_all()
 
-    async def subscribe(self, group: str, topics: Sequence[Topic]) -> MemoryConsumer:
-        return MemoryConsumer(self, group, topics)
+    async def subscribe(self, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> MemoryConsumer:
+        return MemoryConsumer(self, group, topics, at_end=at_end)
 
     async def close(self) -> None:
         return None
@@ -46,15 +46,17 @@ class MemoryBus:
 class MemoryConsumer:
     """See `base.Consumer`."""
 
-    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[Topic]) -> None:
+    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[Topic], *, at_end: bool) -> None:
         self._bus = bus
         self._group = group
         self._partitions = [Partition(topic, 0) for topic in topics]
-        self._next = {partition: self._start(partition) for partition in self._partitions}
+        self._next = {partition: self._start(partition, at_end) for partition in self._partitions}
 
-    def _start(self, partition: Partition) -> int:
+    def _start(self, partition: Partition, at_end: bool) -> int:
         commit = self._bus._commits.get((self._group, partition))
-        return commit.next_offset if commit else 0
+        if commit is not None:
+            return commit.next_offset
+        return len(self._bus._logs[partition.topic]) if at_end else 0
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived

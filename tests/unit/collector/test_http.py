@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from helios_collector.http import HttpIngest
-from helios_collector.keys import Keys, Scope, hash_of
+from helios_core.keys import Keys, Scope, hash_of
 from helios_core import wire
 from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus

@@ -10,7 +10,7 @@ import pytest
 from grpc import aio
 
 from helios.v1 import events_pb2, service_pb2, service_pb2_grpc
-from helios_collector.keys import Keys, Scope, hash_of
+from helios_core.keys import Keys, Scope, hash_of
 from helios_collector.servicer import serve
 from helios_core import wire
 from helios_core.bus.base import Record, Topic
