@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import sys
 from pathlib import Path
 
 import click
 
-from helios_core.keys import hash_of
-from helios_collector.service import run_alone
-from helios_collector.settings import Settings
 from helios_core import config, log
-from helios_core.bus.embedded import EmbeddedBus
-from helios_core.clock import SystemClock
-from helios_core.datadir import DataDir
 from helios_core.errors import HeliosError
-from helios_core.store.sqlite import SqliteStore
+from helios_core.keys import hash_of
+from helios_core.settings import Settings
+from helios_core.up import up
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +43,7 @@ def run(
         settings = config.load(path, Settings, os.environ) if path is not None else Settings()
         given = {"data_dir": data_dir, "grpc": grpc, "http": http}
         settings = config.override(settings, {name: value for name, value in given.items() if value is not None})
-        asyncio.run(_run(settings))
+        asyncio.run(up(settings, ("collector",)))
     except HeliosError as error:
         click.echo(f"helios-collector: {error}", err=True)
         sys.exit(1)
@@ -60,22 +55,3 @@ def new_key() -> None:
     key = f"helios_{secrets.token_urlsafe(32)}"
     click.echo(f"# the key, for the sender (it is shown this once):\n#   {key}")
     click.echo(f"api_keys:\n  - sha256: {hash_of(key)}\n    scopes: [ingest]")
-
-
-async def _run(settings: Settings) -> None:
-    settings.keys()  # what is not safe is said before anything is opened
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    lock = DataDir(settings.folder)
-    try:
-        bus = EmbeddedBus(settings.folder / "bus.db")
-        store = SqliteStore(settings.folder / "store.db")
-        try:
-            await run_alone(settings, bus, store, SystemClock(), stop)
-        finally:
-            await bus.close()
-            await store.close()
-    finally:
-        lock.close()

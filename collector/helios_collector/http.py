@@ -8,21 +8,22 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
 from helios_collector.ingest import event_records
-from helios_core.keys import Keys, Scope
+from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError
+from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 
 _Scope = dict[str, Any]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
-_EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
+EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
 _log = structlog.get_logger(__name__)
 
@@ -34,29 +35,23 @@ class HttpIngest:
         bus: where events are safe before they are acknowledged.
         clock: stamps what comes without a time.
         keys: who may do what.
+        telemetry: what it counts.
     """
 
-    def __init__(self, bus: Bus, clock: Clock, keys: Keys) -> None:
+    def __init__(self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry | None = None) -> None:
         self._bus = bus
         self._clock = clock
         self._keys = keys
+        self._telemetry = telemetry or Telemetry()
         self._reader = Reader()
-        self.registry = CollectorRegistry()
-        self._accepted = Counter(
-            "helios_http_events_accepted", "Events that were put on the bus.", registry=self.registry
-        )
-        self._rejected = Counter(
-            "helios_http_events_rejected", "Events that were refused, in the dead letter.", registry=self.registry
-        )
-        self._requests = Counter(
-            "helios_http_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
-        )
+        self._stopped = False
+
+    def stop(self) -> None:
+        """From now on events are refused, to be sent again; what is under way is answered."""
+        self._stopped = True
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """The ASGI application."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
         if scope["type"] != "http":
             return
         path: str = scope["path"].rstrip("/") or "/"
@@ -66,8 +61,8 @@ class HttpIngest:
             status, body, headers = error.status, {"error": str(error)}, []
         except BusUnavailable as error:
             status, body, headers = 503, {"error": str(error)}, [(b"retry-after", _RETRY_AFTER_S)]
-        known = path if path in (*_EVENTS_PATHS, "/health", "/metrics") else "other"
-        self._requests.labels(known, str(status)).inc()
+        known = path if path in (*EVENTS_PATHS, "/health", "/metrics") else "other"
+        self._telemetry.requests.labels(known, str(status)).inc()
         await _respond(send, status, body, headers)
 
     async def _answer(self, path: str, scope: _Scope, receive: _Receive) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
@@ -77,13 +72,19 @@ class HttpIngest:
             return 200, {"status": "ok"}, []
         if path == "/metrics" and method == "GET":
             refused = self._refused(headers, Scope.METRICS)
-            return refused or (200, generate_latest(self.registry), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
-        if path in _EVENTS_PATHS:
+            return refused or (
+                200,
+                generate_latest(self._telemetry.registry),
+                [(b"content-type", CONTENT_TYPE_LATEST.encode())],
+            )
+        if path in EVENTS_PATHS:
             if method != "POST":
                 return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
             refused = self._refused(headers, Scope.INGEST)
+            if refused is None and self._stopped:
+                refused = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
             return refused or await self._events(headers, receive)
-        return 404, {"error": f"there is no {path}; events go to POST {_EVENTS_PATHS[0]}"}, []
+        return 404, {"error": f"there is no {path}; events go to POST {EVENTS_PATHS[0]}"}, []
 
     def _refused(self, headers: dict[str, str], scope: Scope) -> tuple[int, Any, list[tuple[bytes, bytes]]] | None:
         """The answer to a request without the right key; None when it has it."""
@@ -117,8 +118,8 @@ class HttpIngest:
             records += event_records(EventRecord(service, now_us, events))
         await self._bus.publish(records)
         accepted = sum(map(len, by_service.values()))
-        self._accepted.inc(accepted)
-        self._rejected.inc(len(errors))
+        self._telemetry.events_accepted.labels("http").inc(accepted)
+        self._telemetry.events_rejected.labels("http").inc(len(errors))
         status = 202 if accepted or not errors else 400
         answer: dict[str, Any] = {"accepted": accepted, "rejected": len(errors), "errors": errors}
         return status, answer | ({"warnings": warnings} if warnings else {}), []
@@ -151,12 +152,3 @@ async def _respond(send: _Send, status: int, body: Any, headers: list[tuple[byte
     headers = [*headers, (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})
-
-
-async def _lifespan(receive: _Receive, send: _Send) -> None:
-    while True:
-        message = await receive()
-        kind = message["type"].removeprefix("lifespan.")
-        await send({"type": f"lifespan.{kind}.complete"})
-        if kind == "shutdown":
-            return

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from helios.v1 import batch_pb2, service_pb2
+from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.batches import BatchId
 from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
@@ -25,8 +26,9 @@ _log = structlog.get_logger(__name__)
 class Ingest:
     """Takes batches for any servicer. Nothing is kept here: what is accepted is on the bus."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, telemetry: Telemetry | None = None) -> None:
         self._bus = bus
+        self._telemetry = telemetry or Telemetry()
 
     async def take_batch(self, request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
         """ACCEPTED when all its slices are safe on the bus, in one publish.
@@ -36,6 +38,7 @@ class Ingest:
         """
         response = service_pb2.SendBatchResponse(id=request.id)
         if request.contract_version != wire.CONTRACT_VERSION:
+            self._telemetry.batches.labels("denied").inc()
             response.answer = service_pb2.ANSWER_DENIED
             response.detail = (
                 f"this collector speaks version {wire.CONTRACT_VERSION} of the contract, "
@@ -48,10 +51,14 @@ class Ingest:
         except BusUnavailable as error:
             _log.warning("bus_unavailable", error=str(error))
             del response.rejected[:]
+            self._telemetry.batches.labels("retry").inc()
             response.answer = service_pb2.ANSWER_RETRY
             response.retry_after_ms = _RETRY_AFTER_MS
             response.detail = str(error)
             return response
+        self._telemetry.batches.labels("accepted").inc()
+        self._telemetry.batch_bytes.inc(len(request.batch))
+        self._telemetry.dead.labels("ingest").inc(len(response.rejected))
         response.answer = service_pb2.ANSWER_ACCEPTED
         return response
 

@@ -16,11 +16,12 @@ from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
 from helios_collector.ingest import Ingest, event_records
-from helios_core.keys import Keys, Scope
+from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Bus
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError
+from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 
@@ -32,11 +33,12 @@ _log = structlog.get_logger(__name__)
 class HeliosServicer(service_pb2_grpc.HeliosServicer):
     """See helios/v1/service.proto."""
 
-    def __init__(self, bus: Bus, clock: Clock, keys: Keys) -> None:
+    def __init__(self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry) -> None:
         self._bus = bus
         self._clock = clock
         self._keys = keys
-        self._ingest = Ingest(bus)
+        self._telemetry = telemetry
+        self._ingest = Ingest(bus, telemetry)
 
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
@@ -80,6 +82,8 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             context.set_trailing_metadata(((TRAILER, details),))
             await context.abort(code, str(error))
         response.accepted = sum(map(len, by_service.values()))
+        self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
+        self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
         return response
 
     async def _admit(self, context: _Context) -> None:
@@ -93,14 +97,16 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             await context.abort(code, fault.message)
 
 
-async def serve(bus: Bus, clock: Clock, address: str, keys: Keys) -> tuple[aio.Server, int]:
+async def serve(
+    bus: Bus, clock: Clock, address: str, keys: Keys, telemetry: Telemetry | None = None
+) -> tuple[aio.Server, int]:
     """A running server and its port.
 
     Raises:
         OSError: the address cannot be bound.
     """
     server = aio.server(options=[("grpc.max_receive_message_length", 4 * 1024 * 1024), ("grpc.so_reuseport", 0)])
-    service_pb2_grpc.add_HeliosServicer_to_server(HeliosServicer(bus, clock, keys), server)
+    service_pb2_grpc.add_HeliosServicer_to_server(HeliosServicer(bus, clock, keys, telemetry or Telemetry()), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
 from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
@@ -34,11 +35,10 @@ _log = structlog.get_logger(__name__)
 class StoreWriter:
     """Reads the bus as one member of the group `storage-writers`."""
 
-    def __init__(self, bus: Bus, store: Store) -> None:
+    def __init__(self, bus: Bus, store: Store, telemetry: Telemetry | None = None) -> None:
         self._bus = bus
         self._store = store
-        self.duplicates = 0
-        self.conflicts = 0
+        self._telemetry = telemetry or Telemetry()
 
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
@@ -53,6 +53,7 @@ class StoreWriter:
                         return
                     continue
                 await self._write(received)
+                self._telemetry.lag.set(await until_available(consumer.lag))
                 done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
                 await until_available(partial(consumer.commit, done))
         finally:
@@ -75,12 +76,12 @@ class StoreWriter:
             if isinstance(outcome, Exception):
                 dead.append(_dead(record, outcome))
                 continue
-            self.duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
-            self.conflicts += outcome.conflicts
+            self._telemetry.duplicates.inc(outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE))
+            self._telemetry.conflicts.inc(outcome.conflicts)
             if outcome.conflicts:
                 _log.error("event_conflict", service=record.key, offset=record.offset, events=outcome.conflicts)
             if outcome.verdict is Verdict.CONFLICT:
-                self.conflicts += 1
+                self._telemetry.conflicts.inc()
                 reason = "the same identity came before with other content"
                 _log.error("slice_conflict", service=record.key, **record.headers)
                 dead.append(dead_letter("conflict", reason, record.value))
@@ -88,6 +89,8 @@ class StoreWriter:
         for (record, _), done in zip(alerts, written, strict=True):
             if isinstance(done, Exception):
                 dead.append(_dead(record, done))
+        self._telemetry.applied.inc(len(received))
+        self._telemetry.dead.labels("store").inc(len(dead))
         if dead:
             await until_available(lambda: self._bus.publish(dead))
 

@@ -39,11 +39,19 @@ class SourceRange:
 
 @dataclass(slots=True)
 class Slice:
-    """The part of one batch for one service: the unit on the bus and of idempotence."""
+    """The part of one batch for one service: the unit on the bus and of idempotence.
+
+    Attributes:
+        watermark_us: the event time up to which the agent has read the service's sources.
+        history: of the past: to be counted and learned from, never to alert.
+        closing: the agent ends in good order.
+    """
 
     service: str
     watermark_us: int
     backlog_bytes: int = 0
+    history: bool = False
+    closing: bool = False
     deltas: list[WindowDelta] = field(default_factory=list)
     metrics: list[MetricSample] = field(default_factory=list)
     samples: list[Event] = field(default_factory=list)

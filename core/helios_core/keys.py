@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +33,7 @@ def hash_of(key: str) -> str:
 
 
 class Keys:
-    """The keys of a collector.
+    """The keys of a server.
 
     Args:
         scopes: for each key's hash what it may do. None leaves everything open, which only a listener
@@ -41,6 +42,16 @@ class Keys:
 
     def __init__(self, scopes: Mapping[str, frozenset[Scope]] | None) -> None:
         self._scopes = scopes
+        self._own = ""
+
+    def own(self) -> str:
+        """A key for the services of this process among themselves, made anew at each start."""
+        if self._scopes is None:
+            return ""
+        if not self._own:
+            self._own = secrets.token_urlsafe(32)
+            self._scopes = {**self._scopes, hash_of(self._own): frozenset({Scope.INGEST})}
+        return self._own
 
     @property
     def are_open(self) -> bool:

@@ -13,13 +13,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+
 from helios_core.bus.base import Bus
 from helios_core.clock import US_PER_S, Clock
 from helios_core.errors import HeliosError
+from helios_core.keys import Keys
+from helios_core.routes import Routes
 from helios_core.store.base import Store
 
 LIVE_LATENESS_US: Final = 2 * US_PER_S
 REPLAY_LATENESS_US: Final = 60 * US_PER_S
+IDLE_AFTER_US: Final = 30 * US_PER_S
 
 
 @dataclass(slots=True)
@@ -39,11 +44,20 @@ class Context:
         data_dir: holds one folder for each service; it is locked by this instance.
         clock: the time of receipt; in replay it follows event time.
         bus, store: where things come from and go to.
+        collector: resolves to `host:port` of the collector when it listens.
+        grpc: where the collector listens; port 0 takes a free one.
+        keys: who may do what.
+        routes: where a service mounts what it answers over HTTP.
+        metrics: where a service registers what it counts.
+        parts: what each service says of itself, asked when somebody looks.
+        drain: set when no more input will come.
         window_ms: the duration of a window.
         allowed_lateness_us: how long after its end a horizon waits for late deltas.
-        collector: resolves to `host:port` of the collector when it listens.
-        drain: set when no more input will come.
+        idle_after_us: how long after its last news a source stops to hold its services back; None where
+            none can go away.
         files: what a replay reads; empty when live.
+        watch: globs of the files that a live agent follows.
+        history: what the agent sends is of the past: to learn from, never to alert.
         parser: of the files, by name; `auto` looks at their first lines.
         service: of lines that name none; None takes it from the file's name.
         labels: known anomalies that the detector is judged by; None when there are none.
@@ -55,14 +69,26 @@ class Context:
     bus: Bus
     store: Store
     collector: asyncio.Future[str]
+    grpc: str = "127.0.0.1:0"
+    keys: Keys = field(default_factory=lambda: Keys(None))
+    routes: Routes = field(default_factory=Routes)
+    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    parts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     window_ms: int = 10_000
     allowed_lateness_us: int = LIVE_LATENESS_US
+    idle_after_us: int | None = None
     files: tuple[Path, ...] = ()
+    watch: tuple[str, ...] = ()
+    history: bool = False
     parser: str = "auto"
     service: str | None = None
     labels: Path | None = None
     progress: Progress = field(default_factory=Progress)
+
+    def status(self) -> dict[str, Any]:
+        """What all services of this process say of themselves, by name."""
+        return {name: say() for name, say in self.parts.items()}
 
 
 Run = Callable[[Context], Coroutine[Any, Any, Any]]

@@ -46,7 +46,7 @@ class MemoryBus:
 class MemoryConsumer:
     """See `base.Consumer`."""
 
-    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[Topic], *, at_end: bool) -> None:
+    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> None:
         self._bus = bus
         self._group = group
         self._partitions = [Partition(topic, 0) for topic in topics]

@@ -94,6 +94,8 @@ class Slice(google.protobuf.message.Message):
     DELTAS_FIELD_NUMBER: builtins.int
     METRICS_FIELD_NUMBER: builtins.int
     SAMPLES_FIELD_NUMBER: builtins.int
+    HISTORY_FIELD_NUMBER: builtins.int
+    CLOSING_FIELD_NUMBER: builtins.int
     service: builtins.str
     watermark_us: builtins.int
     """The least event time up to which the agent's live sources of this service have been
@@ -101,6 +103,10 @@ class Slice(google.protobuf.message.Message):
     """
     backlog_bytes: builtins.int
     """Bytes of those sources that are there and not yet read."""
+    history: builtins.bool
+    """Of the past, told so that it is known: it is counted and learned from, and no alert comes of it."""
+    closing: builtins.bool
+    """The agent ends in good order: that nothing more comes from it is no news."""
     @property
     def deltas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[helios.v1.windows_pb2.WindowDelta]: ...
     @property
@@ -118,8 +124,10 @@ class Slice(google.protobuf.message.Message):
         deltas: collections.abc.Iterable[helios.v1.windows_pb2.WindowDelta] | None = ...,
         metrics: collections.abc.Iterable[helios.v1.events_pb2.MetricSample] | None = ...,
         samples: collections.abc.Iterable[helios.v1.events_pb2.Event] | None = ...,
+        history: builtins.bool = ...,
+        closing: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backlog_bytes", b"backlog_bytes", "deltas", b"deltas", "metrics", b"metrics", "samples", b"samples", "service", b"service", "watermark_us", b"watermark_us"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backlog_bytes", b"backlog_bytes", "closing", b"closing", "deltas", b"deltas", "history", b"history", "metrics", b"metrics", "samples", b"samples", "service", b"service", "watermark_us", b"watermark_us"]) -> None: ...
 
 Global___Slice: typing_extensions.TypeAlias = Slice
 

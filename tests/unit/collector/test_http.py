@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from helios_collector.http import HttpIngest
-from helios_core.keys import Keys, Scope, hash_of
 from helios_core import wire
 from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
+from helios_core.keys import Keys, Scope, hash_of
 from helios_core.model import Event, Level
 
 NOW_US = 1_772_409_600_000_000  # 2026-03-02T00:00:00Z
@@ -212,6 +212,6 @@ async def test_the_metrics_count_what_came() -> None:
     site = Site()
     await site.post([GOOD, {"service": ""}])
     text = (await site.client.get("/metrics")).text
-    assert "helios_http_events_accepted_total 1.0" in text
-    assert "helios_http_events_rejected_total 1.0" in text
+    assert 'helios_events_accepted_total{protocol="http"} 1.0' in text
+    assert 'helios_events_rejected_total{protocol="http"} 1.0' in text
     assert 'helios_http_requests_total{path="/api/v1/events",status="202"} 1.0' in text

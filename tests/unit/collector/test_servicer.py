@@ -10,13 +10,13 @@ import pytest
 from grpc import aio
 
 from helios.v1 import events_pb2, service_pb2, service_pb2_grpc
-from helios_core.keys import Keys, Scope, hash_of
 from helios_collector.servicer import serve
 from helios_core import wire
 from helios_core.bus.base import Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
+from helios_core.keys import Keys, Scope, hash_of
 from helios_core.model import MAX_EVENT_BYTES, Event
 
 NOW = 1_772_409_600_000_000

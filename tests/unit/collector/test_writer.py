@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helios.v1 import batch_pb2, windows_pb2
+from helios_collector.telemetry import Telemetry
 from helios_collector.writer import GROUP, StoreWriter
 from helios_core import retry, wire
 from helios_core.alerts import Alert, AlertState, Family, Severity
@@ -138,14 +139,15 @@ def alert(number: int) -> Record:
     return Record(Topic.ANOMALY_ALERTS, "cart", made.to_bytes())
 
 
-async def write(bus: MemoryBus, store: Any) -> StoreWriter:
-    """Until everything on the bus is done."""
-    writer = StoreWriter(bus, store)
+async def write(bus: MemoryBus, store: Any) -> dict[str, int]:
+    """Until everything on the bus is done; what was counted."""
+    telemetry = Telemetry()
+    writer = StoreWriter(bus, store, telemetry)
     drain = asyncio.Event()
     drain.set()
     async with asyncio.timeout(20):
         await writer.run(drain)
-    return writer
+    return telemetry.status()
 
 
 async def on(bus: MemoryBus, topic: Topic) -> list[Received]:
@@ -176,8 +178,8 @@ async def test_everything_is_written_once_and_committed(store: SqliteStore) -> N
     assert await events(store) == 3 + 3 + 2
     assert await lag(bus) == 0
     assert len(await on(bus, Topic.DEAD_LETTER)) == 0
-    writer = await write(bus, store)
-    assert (await events(store), writer.duplicates) == (8, 0)
+    counts = await write(bus, store)
+    assert (await events(store), counts["duplicates"]) == (8, 0)
 
 
 async def test_what_comes_while_it_runs_is_written(store: SqliteStore) -> None:
@@ -196,9 +198,9 @@ async def test_what_comes_while_it_runs_is_written(store: SqliteStore) -> None:
 async def test_what_was_sent_twice_is_counted_once(store: SqliteStore) -> None:
     bus = Site()
     await bus.publish([slice_(1), slice_(2), slice_(1), raw(), raw()])
-    writer = await write(bus, store)
+    counts = await write(bus, store)
     assert await events(store) == 8
-    assert writer.duplicates == 1 + 2
+    assert counts["duplicates"] == 1 + 2
     assert len(await on(bus, Topic.DEAD_LETTER)) == 0
 
 
@@ -280,9 +282,9 @@ async def test_many_bad_records_among_many_good_ones(store: SqliteStore) -> None
 async def test_the_same_identity_with_other_content_is_a_conflict(store: SqliteStore) -> None:
     bus = Site()
     await bus.publish([slice_(1), slice_(1, events=5), slice_(2)])
-    writer = await write(bus, store)
+    counts = await write(bus, store)
     assert await events(store) == 6
-    assert (writer.conflicts, writer.duplicates) == (1, 0)
+    assert (counts["conflicts"], counts["duplicates"]) == (1, 0)
     (dead,) = await on(bus, Topic.DEAD_LETTER)
     assert dead.headers["kind"] == "conflict"
     assert dead.value == slice_(1, events=5).value
@@ -293,9 +295,9 @@ async def test_an_event_id_with_other_content_is_a_conflict_and_the_others_are_w
     bus = Site()
     other = [Event(START, "api", Level.INFO, "other", id="0"), Event(START + 1, "api", Level.INFO, "new", id="new")]
     await bus.publish([raw(count=1), events_record(EventRecord("api", START, other))])
-    writer = await write(bus, store)
+    counts = await write(bus, store)
     assert await events(store) == 2
-    assert writer.conflicts == 1
+    assert counts["conflicts"] == 1
 
 
 # ---- what is away for a while

@@ -1,4 +1,4 @@
-"""The collector's configuration file, and what of it is not safe."""
+"""The configuration file of a server (`helios up`, `helios-collector`), and what of it is not safe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from helios_core.keys import Keys, Scope
 from helios_core.errors import ConfigError
+from helios_core.keys import Keys, Scope
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,7 +19,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a configuration file of the collector may say.
+    """What a configuration file of a server may say.
 
     Attributes:
         data_dir: holds the embedded log and the store.

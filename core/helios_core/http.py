@@ -1,0 +1,75 @@
+"""The one HTTP listener of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from helios_core.errors import ConfigError, HeliosError
+from helios_core.routes import App
+from helios_core.settings import split
+
+_GRACE_S: Final = 5
+
+
+@contextlib.asynccontextmanager
+async def serving(app: App, address: str) -> AsyncIterator[str]:
+    """The application at an address, while the context is open; yields `host:port`.
+
+    Raises:
+        ConfigError: the address cannot be used.
+        HeliosError: no server is installed.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise HeliosError(f"HTTP needs a server ({error}): pip install 'helios-observability[collector]'") from error
+
+    class Server(uvicorn.Server):
+        """Signals are the command's: uvicorn would raise them again after it has stopped."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    listener = _listener(address)
+    server = Server(
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            ws="wsproto",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        host = split(address)[0]
+        yield f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await running
+        listener.close()
+
+
+def _listener(address: str) -> socket.socket:
+    host, port = split(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"HTTP cannot listen on {address}: {error.strerror}; choose another with --http, or end what listens there"
+        ) from error
+    return listener

@@ -1,0 +1,59 @@
+"""Which ASGI application of a process answers which path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Routes:
+    """The ASGI application of a process: each service mounts its own, the longest path wins."""
+
+    def __init__(self) -> None:
+        self._apps: dict[str, App] = {}
+
+    def mount(self, path: str, app: App) -> None:
+        """`app` answers `path` and what lies under it; `/` answers what nothing else does."""
+        self._apps[path.rstrip("/")] = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        while True:
+            app = self._apps.get(path)
+            if app is not None:
+                await app(scope, receive, send)
+                return
+            if not path:
+                break
+            path = path.rpartition("/")[0]
+        if scope["type"] == "http":
+            await respond_json(send, 404, {"error": f"there is no {scope['path']} here"})
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "there is nothing here"})
+
+
+async def respond_json(send: Send, status: int, body: Any) -> None:
+    """A whole answer."""
+    data = msgspec.json.encode(body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        kind = message["type"].removeprefix("lifespan.")
+        await send({"type": f"lifespan.{kind}.complete"})
+        if kind == "shutdown":
+            return

@@ -1,0 +1,104 @@
+"""Services live in one process: one data directory, one HTTP port, until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from helios_core import flow
+from helios_core.clock import SystemClock
+from helios_core.embedded import opened
+from helios_core.http import serving
+from helios_core.service import IDLE_AFTER_US, Context
+from helios_core.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a running process is reached: `host:port` of each, and whether it is without keys."""
+
+    http: str
+    grpc: str
+    open: bool
+
+
+async def up(
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    watch: Sequence[str] = (),
+    ready: Callable[[Listening], object] = lambda _: None,
+) -> None:
+    """Runs the named services until SIGINT or SIGTERM.
+
+    On the first signal nothing new is taken, and what was taken goes on to the store and the reports,
+    within half a minute. A second one ends it at once; what is not done is done at the next start.
+
+    Raises:
+        ConfigError: the settings are not safe, or an address cannot be used.
+        DataDirError: the data directory cannot be used, or belongs to a running instance.
+    """
+    found = flow.installed(names)
+    stop = asyncio.Event()
+    with stopping_on_signals(stop):
+        async with process(settings, watch=watch) as (context, http):
+            telling = asyncio.create_task(_tell(context, http, ready))
+            try:
+                await flow.run(found, context, stop=stop)
+            finally:
+                telling.cancel()
+
+
+@asynccontextmanager
+async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIterator[tuple[Context, str]]:
+    """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
+    keys = settings.keys()  # what is not safe is said before anything is opened
+    async with opened(settings.folder) as engines:
+        context = Context(
+            data_dir=settings.folder,
+            clock=SystemClock(),
+            bus=engines.bus,
+            store=engines.store,
+            collector=asyncio.get_running_loop().create_future(),
+            grpc=settings.grpc,
+            keys=keys,
+            idle_after_us=IDLE_AFTER_US,
+            watch=tuple(watch),
+        )
+        async with serving(context.routes, settings.http) as http:
+            yield context, http
+
+
+@contextmanager
+def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Sets `stop` on SIGINT or SIGTERM; on the second one cancels the task that entered."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        _log.info("stopping")
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _tell(context: Context, http: str, ready: Callable[[Listening], object]) -> None:
+    grpc = await asyncio.shield(context.collector)
+    listening = Listening(http, grpc, context.keys.are_open)
+    _log.info("listening", http=http, grpc=grpc, open=listening.open)
+    ready(listening)

@@ -1,0 +1,107 @@
+"""Events, metric samples and the records of the topic `events` as messages of the contract, and back."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from helios.v1 import events_pb2
+from helios_core.errors import WireError
+from helios_core.model import MAX_EVENT_BYTES, Event, EventRecord, MetricSample
+from helios_core.sketches.latency import MAX_LATENCY_US
+from helios_core.wire.checks import check_service, check_time, level, level_to_proto, signal, signal_to_proto
+
+
+def event_to_bytes(event: Event) -> bytes:
+    """The same bytes for the same event."""
+    return event_to_proto(event).SerializeToString(deterministic=True)
+
+
+def event_to_proto(event: Event) -> events_pb2.Event:
+    return events_pb2.Event(
+        time_us=event.time_us,
+        service=event.service,
+        level=level_to_proto(event.level),
+        message=event.message,
+        latency_us=event.latency_us,
+        endpoint=event.endpoint,
+        trace_id=event.trace_id,
+        span_id=event.span_id,
+        host=event.host,
+        signal=signal_to_proto(event.signal),
+        id=event.id,
+        attributes=msgspec.json.encode(event.attributes) if event.attributes else b"",
+        template_id=event.template_id,
+        counted=event.counted,
+    )
+
+
+def event_from_proto(message: events_pb2.Event) -> Event:
+    """WireError when its service, time, latency or attributes break the contract."""
+    if message.ByteSize() > MAX_EVENT_BYTES:
+        raise WireError(f"an event of {message.ByteSize()} bytes: at most {MAX_EVENT_BYTES}")
+    check_service(message.service)
+    check_time(message.time_us)
+    latency_us = message.latency_us if message.HasField("latency_us") else None
+    if latency_us is not None and not 0 <= latency_us <= MAX_LATENCY_US:
+        raise WireError(f"a latency of {latency_us} µs: 0 to {MAX_LATENCY_US}")
+    try:
+        attributes = msgspec.json.decode(message.attributes, type=dict[str, object]) if message.attributes else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"the attributes are not a JSON object: {error}") from error
+    return Event(
+        time_us=message.time_us,
+        service=message.service,
+        level=level(message.level),
+        message=message.message,
+        latency_us=latency_us,
+        endpoint=message.endpoint,
+        trace_id=message.trace_id,
+        span_id=message.span_id,
+        host=message.host,
+        signal=signal(message.signal),
+        id=message.id,
+        attributes=attributes,
+        template_id=message.template_id,
+        counted=message.counted,
+    )
+
+
+def metric_to_proto(metric: MetricSample) -> events_pb2.MetricSample:
+    return events_pb2.MetricSample(
+        time_us=metric.time_us,
+        name=metric.name,
+        value=metric.value,
+        labels=metric.labels,
+        service=metric.service,
+        host=metric.host,
+    )
+
+
+def metric_from_proto(message: events_pb2.MetricSample) -> MetricSample:
+    """WireError when its name is empty or its value or time is no number that can be stored."""
+    check_time(message.time_us)
+    if not message.name or not isfinite(message.value):
+        raise WireError(f"the metric {message.name!r} with the value {message.value}: a name and a finite number")
+    return MetricSample(
+        message.time_us, message.name, message.value, dict(message.labels), message.service, message.host
+    )
+
+
+def record_to_bytes(record: EventRecord) -> bytes:
+    """A record of the topic `events`."""
+    return events_pb2.EventRecord(
+        service=record.service, received_us=record.received_us, events=map(event_to_proto, record.events)
+    ).SerializeToString()
+
+
+def record_from_bytes(data: bytes) -> EventRecord:
+    """WireError when it does not decode."""
+    try:
+        message = events_pb2.EventRecord.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"{len(data)} bytes are not a record of events: {error}") from error
+    check_service(message.service)
+    return EventRecord(message.service, message.received_us, [event_from_proto(event) for event in message.events])

@@ -1,0 +1,146 @@
+"""Window deltas and their sketches as messages of the contract, and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from helios.v1 import windows_pb2
+from helios_core.errors import WireError
+from helios_core.model import Level
+from helios_core.sketches.distinct import DistinctCount
+from helios_core.sketches.latency import LatencyHistogram
+from helios_core.sketches.templates import MAX_TEMPLATES, TemplateCount, TemplateCounts, template_id
+from helios_core.windows import WindowDelta
+from helios_core.wire.checks import check_time, level, level_to_proto, signal, signal_to_proto
+
+_MAX_DURATION_MS: Final = 3_600_000
+
+
+def _big_endian(value: int) -> bytes:
+    return value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+
+def latency_to_proto(latency: LatencyHistogram) -> windows_pb2.LatencyHistogram:
+    """Dense counts from the first to the last bucket in use."""
+    offset = min(latency.buckets, default=0)
+    counts = [0] * (max(latency.buckets, default=-1) - offset + 1)
+    for index, count in latency.buckets.items():
+        counts[index - offset] = count
+    return windows_pb2.LatencyHistogram(
+        zero_count=latency.zero_count,
+        offset=offset,
+        bucket_counts=counts,
+        sum_us=_big_endian(latency.sum_us),
+        sum_of_squares_us2=_big_endian(latency.sum_squares_us2),
+        min_us=latency.min_us,
+        max_us=latency.max_us,
+    )
+
+
+def latency_from_proto(message: windows_pb2.LatencyHistogram) -> LatencyHistogram:
+    """WireError when its parts cannot belong together."""
+    try:
+        return LatencyHistogram.from_parts(
+            zero_count=message.zero_count,
+            buckets=Counter(dict(enumerate(message.bucket_counts, message.offset))),
+            sum_us=int.from_bytes(message.sum_us, "big"),
+            sum_squares_us2=int.from_bytes(message.sum_of_squares_us2, "big"),
+            min_us=message.min_us,
+            max_us=message.max_us,
+        )
+    except ValueError as error:
+        raise WireError(str(error)) from error
+
+
+def distinct_to_proto(distinct: DistinctCount) -> windows_pb2.DistinctCount:
+    if distinct.registers is not None:
+        return windows_pb2.DistinctCount(registers=bytes(distinct.registers))
+    return windows_pb2.DistinctCount(hashes=sorted(distinct.hashes))
+
+
+def distinct_from_proto(message: windows_pb2.DistinctCount) -> DistinctCount:
+    """WireError when it breaks its form."""
+    try:
+        return DistinctCount.from_parts(message.hashes, message.registers)
+    except ValueError as error:
+        raise WireError(str(error)) from error
+
+
+def latency_to_bytes(latency: LatencyHistogram) -> bytes:
+    """The form in which a store keeps it: the message of the contract."""
+    return latency_to_proto(latency).SerializeToString()
+
+
+def latency_from_bytes(data: bytes) -> LatencyHistogram:
+    return latency_from_proto(windows_pb2.LatencyHistogram.FromString(data))
+
+
+def distinct_to_bytes(distinct: DistinctCount) -> bytes:
+    """The form in which a store keeps it: the message of the contract."""
+    return distinct_to_proto(distinct).SerializeToString()
+
+
+def distinct_from_bytes(data: bytes) -> DistinctCount:
+    return distinct_from_proto(windows_pb2.DistinctCount.FromString(data))
+
+
+def delta_to_proto(delta: WindowDelta) -> windows_pb2.WindowDelta:
+    """Without the service, which is the slice's."""
+    levels = delta.levels
+    while levels and not levels[-1]:
+        levels = levels[:-1]
+    return windows_pb2.WindowDelta(
+        start_us=delta.start_us,
+        duration_ms=delta.duration_ms,
+        host=delta.host,
+        signal=signal_to_proto(delta.signal),
+        events=delta.events,
+        levels=levels,
+        unparsed=delta.unparsed,
+        bytes_in=delta.bytes_in,
+        latency=latency_to_proto(delta.latency) if delta.latency.count else None,
+        endpoints=distinct_to_proto(delta.endpoints) if delta.endpoints else None,
+        templates=[
+            windows_pb2.TemplateCount(id=id_, text=entry.text, level=level_to_proto(entry.level), count=entry.count)
+            for id_, entry in sorted(delta.templates.counts.items())
+        ],
+        templates_overflow=delta.templates.overflow,
+    )
+
+
+def delta_from_proto(message: windows_pb2.WindowDelta, service: str) -> WindowDelta:
+    """WireError when a limit or a law of counting is broken."""
+    width_us = message.duration_ms * 1_000
+    if not 0 < message.duration_ms <= _MAX_DURATION_MS or message.start_us % width_us:
+        raise WireError(f"a window of {message.duration_ms} ms that starts at {message.start_us} µs is not aligned")
+    check_time(message.start_us)
+    if len(message.levels) > len(Level) or sum(message.levels) != message.events:
+        raise WireError(f"{message.events} events, but the levels add up to {sum(message.levels)}")
+    latency = latency_from_proto(message.latency)
+    if latency.count > message.events:
+        raise WireError(f"{latency.count} latencies of {message.events} events")
+    return WindowDelta(
+        start_us=message.start_us,
+        service=service,
+        host=message.host,
+        signal=signal(message.signal),
+        duration_ms=message.duration_ms,
+        levels=[*message.levels] + [0] * (len(Level) - len(message.levels)),
+        unparsed=message.unparsed,
+        bytes_in=message.bytes_in,
+        latency=latency,
+        endpoints=distinct_from_proto(message.endpoints),
+        templates=_templates_from_proto(message),
+    )
+
+
+def _templates_from_proto(message: windows_pb2.WindowDelta) -> TemplateCounts:
+    if len(message.templates) > MAX_TEMPLATES:
+        raise WireError(f"{len(message.templates)} templates in one window: at most {MAX_TEMPLATES}")
+    counts = {}
+    for entry in message.templates:
+        if entry.id != template_id(entry.level, entry.text):
+            raise WireError(f"the id of the template {entry.text[:80]!r} is not that of its level and text")
+        counts[entry.id] = TemplateCount(entry.text, level(entry.level), entry.count)
+    return TemplateCounts(counts, message.templates_overflow)
