@@ -25,11 +25,13 @@ class Cutter:
     Args:
         agent_id: the 16 bytes of its UUID.
         host: where it runs.
+        history: all of it is of the past: to learn from, never to alert.
     """
 
-    def __init__(self, agent_id: bytes, host: str) -> None:
+    def __init__(self, agent_id: bytes, host: str, *, history: bool = False) -> None:
         self._agent_id = agent_id
         self._host = host
+        self._history = history
         self._sequence = 0
         self.incarnation = secrets.randbits(64)
 
@@ -42,6 +44,7 @@ class Cutter:
         services: Sequence[str],
         sources: Sequence[SourceRange],
         watermark_us: int,
+        closing: bool = False,
     ) -> list[service_pb2.SendBatchRequest]:
         """The batches of one cut, to be spooled together: usually one.
 
@@ -53,18 +56,19 @@ class Cutter:
             sources: the byte ranges that the cut covers; they stand in its last batch, or in the last
                 ones when they are very many.
             watermark_us: the event time up to which the sources have been read.
+            closing: nothing comes after it, in good order.
         """
-        slices: dict[str, Slice] = {name: Slice(name, watermark_us) for name in services}
+        every = dict.fromkeys([*services, *(delta.service for delta in deltas), *samples])
         backlog = sum(source.backlog_bytes for source in sources)
+        slices = {name: Slice(name, watermark_us, backlog, self._history, closing) for name in every}
         for delta in deltas:
-            slices.setdefault(delta.service, Slice(delta.service, watermark_us)).deltas.append(delta)
+            slices[delta.service].deltas.append(delta)
         for name, events in samples.items():
-            slices.setdefault(name, Slice(name, watermark_us)).samples += events
+            slices[name].samples += events
         batches: list[list[Slice]] = [[]]
         names: set[str] = set()
         size = 0
         for part in slices.values():
-            part.backlog_bytes = backlog
             for piece, piece_bytes in _pieces(part):
                 if piece.service in names or size + piece_bytes > MAX_BATCH_BYTES:
                     batches.append([])
@@ -109,18 +113,18 @@ def _pieces(part: Slice) -> list[tuple[Slice, int]]:
     if whole <= _SLICE_TARGET_BYTES:
         return [(part, whole)]
     pieces: list[tuple[Slice, int]] = []
-    current, size = Slice(part.service, 0, part.backlog_bytes), 0
+    current, size = Slice(part.service, 0, part.backlog_bytes, part.history), 0
     items: list[WindowDelta | Event] = [*part.deltas, *part.samples]
     for item in items:
         proto = wire.delta_to_proto(item) if isinstance(item, WindowDelta) else wire.event_to_proto(item)
         item_bytes = proto.ByteSize() + 8
         if size and size + item_bytes > _SLICE_TARGET_BYTES:
             pieces.append((current, size))
-            current, size = Slice(part.service, 0, part.backlog_bytes), 0
+            current, size = Slice(part.service, 0, part.backlog_bytes, part.history), 0
         if isinstance(item, WindowDelta):
             current.deltas.append(item)
         else:
             current.samples.append(item)
         size += item_bytes
-    current.watermark_us = part.watermark_us
+    current.watermark_us, current.closing = part.watermark_us, part.closing
     return [*pieces, (current, size)]

@@ -13,11 +13,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
+import msgspec
 import structlog
 
 from helios.endpoint import Endpoint
@@ -48,6 +50,7 @@ _NEW_ERROR_EVERY_S: Final = 1.0
 _CUT_WINDOWS: Final = 400
 _HORIZON_US: Final = 300 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
+Say = Callable[[], dict[str, Any]]
 _log = structlog.get_logger(__name__)
 
 
@@ -144,7 +147,7 @@ class Live:
                 elif (once and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
                     return
         finally:
-            self._cut()
+            self._cut(closing=True)
 
     def close(self) -> None:
         """Lets go of the files; `run` has returned."""
@@ -224,7 +227,7 @@ class Live:
         ]
         return min([now_us, *behind])
 
-    def _cut(self) -> None:
+    def _cut(self, *, closing: bool = False) -> None:
         now_us = self._clock.now_us()
         deltas, samples = self.reduction.take()
         watermark_us = self._watermark_us()
@@ -249,7 +252,10 @@ class Live:
                     reading.cut_offset = tracked.offset
             forgotten += tail.forgotten
             tail.forgotten.clear()
-        alive = [name for name, seen_us in self.reduction.last_seen_us.items() if seen_us > now_us - _HORIZON_US]
+        seen = self.reduction.last_seen_us
+        alive = [name for name, seen_us in seen.items() if seen_us > now_us - _HORIZON_US]
+        if not alive and seen:  # that the agent lives is news, too, when all its services are quiet
+            alive = [max(seen, key=lambda name: seen[name])]
         batches = self._cutter.cut(
             now_us=now_us,
             deltas=deltas,
@@ -257,6 +263,7 @@ class Live:
             services=alive,
             sources=ranges,
             watermark_us=watermark_us,
+            closing=closing,
         )
         while True:
             try:
@@ -271,8 +278,13 @@ class Live:
         self._last_cut_us, self._last_cut_s = now_us, time.monotonic()
 
 
-async def run(settings: Settings, stop: asyncio.Event, *, once: bool = False) -> Status:
+async def run(
+    settings: Settings, stop: asyncio.Event, *, once: bool = False, parts: dict[str, Say] | None = None
+) -> Status:
     """The agent until `stop`, or with `once` until everything that is there is acknowledged.
+
+    Args:
+        parts: where it says how it is, as `agent`.
 
     Raises:
         DataDirError: the state directory cannot be used, or belongs to a running agent.
@@ -293,6 +305,8 @@ async def run(settings: Settings, stop: asyncio.Event, *, once: bool = False) ->
             metadata=(("authorization", f"Bearer {key}"),) if key else (),
             credentials=_credentials(endpoint),
         )
+        if parts is not None:
+            parts["agent"] = lambda: msgspec.to_builtins(_status(live, spool, shipper))
         return await _flow(live, spool, shipper, state.folder, stop, once=once)
     finally:
         state.close()

@@ -199,7 +199,9 @@ async def run(context: Context) -> Counts:
         spool = Spool(state.folder / "spool", max_bytes=_REPLAY_SPOOL_BYTES)
         for found in spool.damaged:
             _log.warning("spool_mended", found=found)
-        replay = Replay(context, spool, Cutter(state.agent_id(), socket.gethostname()), context.clock)
+        replay = Replay(
+            context, spool, Cutter(state.agent_id(), socket.gethostname(), history=context.history), context.clock
+        )
         read_all = asyncio.Event()
         shipping = asyncio.create_task(Shipper(spool, await context.collector).run(read_all))
         reading = asyncio.create_task(asyncio.to_thread(replay.run))

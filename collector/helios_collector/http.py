@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -19,12 +18,11 @@ from helios_core.errors import BusUnavailable, WireError
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
+from helios_core.routes import HttpScope, Receive, Send
 
-_Scope = dict[str, Any]
-_Receive = Callable[[], Awaitable[dict[str, Any]]]
-_Send = Callable[[dict[str, Any]], Awaitable[None]]
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
+_Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
 _log = structlog.get_logger(__name__)
 
 
@@ -50,7 +48,7 @@ class HttpIngest:
         """From now on events are refused, to be sent again; what is under way is answered."""
         self._stopped = True
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
         if scope["type"] != "http":
             return
@@ -65,7 +63,7 @@ class HttpIngest:
         self._telemetry.requests.labels(known, str(status)).inc()
         await _respond(send, status, body, headers)
 
-    async def _answer(self, path: str, scope: _Scope, receive: _Receive) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
+    async def _answer(self, path: str, scope: HttpScope, receive: Receive) -> _Answer:
         method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if path == "/health" and method == "GET":
@@ -86,7 +84,7 @@ class HttpIngest:
             return refused or await self._events(headers, receive)
         return 404, {"error": f"there is no {path}; events go to POST {EVENTS_PATHS[0]}"}, []
 
-    def _refused(self, headers: dict[str, str], scope: Scope) -> tuple[int, Any, list[tuple[bytes, bytes]]] | None:
+    def _refused(self, headers: dict[str, str], scope: Scope) -> _Answer | None:
         """The answer to a request without the right key; None when it has it."""
         fault = self._keys.fault(headers.get("authorization", ""), headers.get("x-api-key", ""), scope)
         if fault is None:
@@ -94,7 +92,7 @@ class HttpIngest:
         status = 403 if fault.known else 401
         return status, {"error": fault.message}, [] if fault.known else [(b"www-authenticate", b"Bearer")]
 
-    async def _events(self, headers: dict[str, str], receive: _Receive) -> tuple[int, Any, list[tuple[bytes, bytes]]]:
+    async def _events(self, headers: dict[str, str], receive: Receive) -> _Answer:
         data = plain(await _body(headers, receive), headers.get("content-encoding", "").strip().lower())
         key = headers.get("idempotency-key", "")
         now_us = self._clock.now_us()
@@ -125,7 +123,7 @@ class HttpIngest:
         return status, answer | ({"warnings": warnings} if warnings else {}), []
 
 
-async def _body(headers: dict[str, str], receive: _Receive) -> bytes:
+async def _body(headers: dict[str, str], receive: Receive) -> bytes:
     """The body, never more of it than the limit."""
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
@@ -145,7 +143,7 @@ async def _body(headers: dict[str, str], receive: _Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _respond(send: _Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
+async def _respond(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
     data = body if isinstance(body, bytes) else msgspec.json.encode(body)
     if not any(name == b"content-type" for name, _ in headers):
         headers = [*headers, (b"content-type", b"application/json")]

@@ -29,8 +29,9 @@ async def run(context: Context) -> None:
     """
     telemetry = Telemetry(context.metrics)
     ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry)
-    for path in (*EVENTS_PATHS, "/health", "/metrics"):
-        context.routes.mount(path, ingest)
+    if context.routes is not None:
+        for path in (*EVENTS_PATHS, "/health", "/metrics"):
+            context.routes.mount(path, ingest)
     writer = StoreWriter(context.bus, context.store, telemetry)
     try:
         server, port = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry)

@@ -26,13 +26,17 @@ class Severity(StrEnum):
 
 
 class Family(StrEnum):
-    """What an alert is about; alerts are deduplicated per (service, family)."""
+    """What an alert is about; alerts are deduplicated per (service, family).
+
+    AGENT is of an agent that is not heard of, under the name `agent_service` gives it.
+    """
 
     ERRORS = "errors"
     LATENCY = "latency"
     VOLUME = "volume"
     PATTERN = "pattern"
     ANOMALY = "anomaly"
+    AGENT = "agent"
 
 
 class AlertState(StrEnum):
@@ -99,6 +103,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         detectors: those that fired, of any family, at this horizon.
         features: what was computed of the horizon, by name; None where a value is missing.
         suppressed: how many further decisions this one stands for since the last one.
+        hosts: where the service's windows came from.
         learning: the service had too little history for a model: rules and baseline alone decided.
     """
 
@@ -118,6 +123,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str = ""
     suppressed: int = 0
     learning: bool = False
+    hosts: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         return _ENCODER.encode(self)
@@ -139,6 +145,11 @@ def alert_id(service: str, family: Family, decided_us: int, model_version: str) 
     """16 hexadecimal digits."""
     text = "\0".join((service, family, str(decided_us), model_version))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def agent_service(host: str) -> str:
+    """What stands for the agent of a host where an alert names a service."""
+    return f"helios-agent@{host}"
 
 
 def alert_row(alert: Alert) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Context:
         collector: resolves to `host:port` of the collector when it listens.
         grpc: where the collector listens; port 0 takes a free one.
         keys: who may do what.
-        routes: where a service mounts what it answers over HTTP.
+        routes: where a service mounts what it answers over HTTP; None where nothing is served.
         metrics: where a service registers what it counts.
         parts: what each service says of itself, asked when somebody looks.
         drain: set when no more input will come.
@@ -71,7 +71,7 @@ class Context:
     collector: asyncio.Future[str]
     grpc: str = "127.0.0.1:0"
     keys: Keys = field(default_factory=lambda: Keys(None))
-    routes: Routes = field(default_factory=Routes)
+    routes: Routes | None = None
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     parts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
     drain: asyncio.Event = field(default_factory=asyncio.Event)

@@ -14,6 +14,7 @@ from helios_core import flow
 from helios_core.clock import SystemClock
 from helios_core.embedded import opened
 from helios_core.http import serving
+from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.settings import Settings
 
@@ -60,6 +61,7 @@ async def up(
 async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIterator[tuple[Context, str]]:
     """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
     keys = settings.keys()  # what is not safe is said before anything is opened
+    routes = Routes()
     async with opened(settings.folder) as engines:
         context = Context(
             data_dir=settings.folder,
@@ -69,10 +71,11 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             collector=asyncio.get_running_loop().create_future(),
             grpc=settings.grpc,
             keys=keys,
+            routes=routes,
             idle_after_us=IDLE_AFTER_US,
             watch=tuple(watch),
         )
-        async with serving(context.routes, settings.http) as http:
+        async with serving(routes, settings.http) as http:
             yield context, http
 
 

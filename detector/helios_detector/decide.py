@@ -65,6 +65,7 @@ class Horizon:
     features: Mapping[str, float | None]
     model_version: str
     learning: bool
+    hosts: tuple[str, ...] = ()
 
 
 class Decider:
@@ -182,4 +183,5 @@ def _alert(
         model_version=horizon.model_version,
         suppressed=episode.suppressed,
         learning=horizon.learning,
+        hosts=horizon.hosts,
     )

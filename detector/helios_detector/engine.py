@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isnan, log1p
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,18 @@ _MEASURES: Final = {
 }
 
 
+class Models(Protocol):
+    """Where forests are kept."""
+
+    def find(self, service: str, *, trained_us: int) -> Forest | None:
+        """The forest of a service that was trained until exactly this event time."""
+        ...
+
+    def save(self, service: str, forest: Forest) -> object:
+        """Keeps it; a disk that cannot be written is no reason to raise."""
+        ...
+
+
 @dataclass(slots=True)
 class _Service:
     """What is known of one service."""
@@ -77,18 +89,27 @@ class _Service:
 
 
 class Engine:
-    """Decides the horizons of all services. One signal; not for use by two threads at once.
+    """Decides the horizons of all services. Not for use by two threads at once.
 
     Args:
         window_ms: the duration of a window.
         allowed_lateness_us: how long after its end a horizon waits.
         feature_set: of the forest.
+        models: where forests are kept; without one they live in memory alone.
     """
 
-    def __init__(self, *, window_ms: int, allowed_lateness_us: int, feature_set: FeatureSet = CONTEXT_1) -> None:
+    def __init__(
+        self,
+        *,
+        window_ms: int,
+        allowed_lateness_us: int,
+        feature_set: FeatureSet = CONTEXT_1,
+        models: Models | None = None,
+    ) -> None:
         self._window_us = window_ms * 1_000
         self._lateness_us = allowed_lateness_us
         self._feature_set = feature_set
+        self._models = models
         self._services: dict[str, _Service] = {}
         self._detectors: tuple[Detector, ...] = (ErrorRateRule(), Silence(), Deviation(), NewPattern())
         self.decided = 0
@@ -102,8 +123,13 @@ class Engine:
             if state.horizon.add(delta):
                 state.first_us = min(state.first_us, delta.start_us)
 
-    def advance(self, service: str, watermark_us: int) -> list[Alert]:
-        """Decides the service's horizons that its watermark has passed."""
+    def advance(self, service: str, watermark_us: int, *, history: bool = False) -> list[Alert]:
+        """Decides the service's horizons that its watermark has passed.
+
+        Args:
+            history: what the watermark has passed is of the past: it is learned from, and nothing is
+                decided of it. Its windows may be of a whole minute.
+        """
         state = self._services.get(service)
         alerts: list[Alert] = []
         if state is None:
@@ -116,7 +142,10 @@ class Engine:
                 state.horizon.skip_to_data(limit_us)
                 if not state.horizon.has_data(limit_us):
                     break
-            alerts += self._decide(service, state)
+            if history:
+                self._absorb(service, state)
+            else:
+                alerts += self._decide(service, state)
         return alerts
 
     def learning(self) -> dict[str, tuple[int, int]]:
@@ -124,7 +153,7 @@ class Engine:
         needed = LEARNING_US // self._window_us
         return {
             name: (min(needed, ((state.horizon.end_us or state.first_us) - state.first_us) // self._window_us), needed)
-            for name, state in self._services.items()
+            for name, state in list(self._services.items())  # asked from another thread
             if not self._learned(state)
         }
 
@@ -141,19 +170,9 @@ class Engine:
         return (state.horizon.end_us or 0) - state.first_us >= LEARNING_US
 
     def _decide(self, service: str, state: _Service) -> list[Alert]:
-        window = state.horizon.advance()
-        end_us = state.horizon.end_us or 0
+        end_us = self._move(state)
         self.decided += 1
-        if window is not None and window.events:
-            state.last_event_us = end_us
-        self._note_templates(state, window, end_us)
-        if end_us // _MINUTE_US != state.bands_minute:
-            # What is learned changes once a minute, and the season hardly within one.
-            state.bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
-            state.bands_minute = end_us // _MINUTE_US
-        bands = state.bands
-        view = state.horizon.view(_expected(bands), len(state.fresh))
-        measures = _measures(view)
+        view, measures, bands = _look(state, end_us)
         learned = self._learned(state)
         evaluation = Evaluation(
             service=service,
@@ -180,14 +199,32 @@ class Engine:
             features=_shown(view),
             model_version=state.forest.version if state.forest else "",
             learning=not learned,
+            hosts=state.horizon.hosts(),
         )
         alerts = state.decider.decide(findings, decided)
         if end_us % _MINUTE_US == 0 and evaluation.full:
-            self._learn(state, view, measures, end_us)
+            learned_now = self._learn(state, view, measures, end_us)
+            self._renew(service, state, end_us, may_train=learned_now)
         return alerts
 
-    def _learn(self, state: _Service, view: HorizonView, measures: dict[str, float], end_us: int) -> None:
-        """Once a minute, of what looks normal; what has lasted for hours is normal, too."""
+    def _absorb(self, service: str, state: _Service) -> None:
+        """Moves the horizon by a window and learns at the end of a minute."""
+        end_us = self._move(state)
+        if end_us % _MINUTE_US == 0 and state.horizon.full:
+            view, measures, _ = _look(state, end_us)
+            self._learn(state, view, measures, end_us)
+
+    def _move(self, state: _Service) -> int:
+        """Moves the horizon by a window; returns its new end."""
+        window = state.horizon.advance()
+        end_us = state.horizon.end_us or 0
+        if window is not None and window.events:
+            state.last_event_us = end_us
+        self._note_templates(state, window, end_us)
+        return end_us
+
+    def _learn(self, state: _Service, view: HorizonView, measures: dict[str, float], end_us: int) -> bool:
+        """Once a minute, of what looks normal; what has lasted for hours is normal, too. Whether it did."""
         for name, value in measures.items():
             state.measures[name].see(end_us, value)
         if not state.decider.is_suspicious:
@@ -195,17 +232,40 @@ class Engine:
         elif not state.suspicious_since_us:
             state.suspicious_since_us = end_us
         if state.suspicious_since_us and end_us - state.suspicious_since_us < _MAX_FROZEN_US:
-            return
+            return False
         expected = view.expected
         for name, value in measures.items():
             state.measures[name].learn(end_us, value)
         state.has_latency = state.has_latency or view.latency.count > 0
         if view.events >= MIN_EVENTS and not isnan(expected.log_events):
             state.history.append(self._feature_set.vector(view))
-        due = self._learned(state) and end_us - state.trained_us >= _DAY_US
-        if due and len(state.history) >= MIN_ROWS:
-            state.forest = self._train(state, end_us)
-            state.trained_us = end_us
+        return True
+
+    def _renew(self, service: str, state: _Service, end_us: int, *, may_train: bool) -> None:
+        """A forest that was kept of this very minute, or a new one when the last is a day old."""
+        forest = self._models.find(service, trained_us=end_us) if self._models is not None else None
+        due = may_train and self._learned(state) and end_us - state.trained_us >= _DAY_US
+        if forest is None and due and len(state.history) >= MIN_ROWS:
+            forest = self._train(state, end_us)
+            if self._models is not None:
+                self._models.save(service, forest)
+        if forest is not None:
+            state.forest, state.trained_us = forest, end_us
+
+    def train(self, service: str) -> Forest | None:
+        """A forest of all that is known of a service, for its next horizons; None with too little history."""
+        state = self._services[service]
+        if len(state.history) < MIN_ROWS:
+            return None
+        return self._train(state, state.horizon.end_us or 0)
+
+    def services(self) -> list[str]:
+        """The names of all services that it knows."""
+        return sorted(self._services)
+
+    def models(self) -> dict[str, str]:
+        """The version of the forest that scores each service, for those that have one."""
+        return {name: state.forest.version for name, state in list(self._services.items()) if state.forest}
 
     def _train(self, state: _Service, end_us: int) -> Forest:
         rows = np.stack(state.history)
@@ -235,6 +295,16 @@ class Engine:
                     state.fresh[id_] = NewTemplate(id_, entry.text, entry.level, entry.count)
                     if entry.level >= Level.ERROR:
                         state.fresh_days.append(end_us)
+
+
+def _look(state: _Service, end_us: int) -> tuple[HorizonView, dict[str, float], dict[str, Band]]:
+    """The horizon as it is now, its measures, and what the baseline expects of them."""
+    if end_us // _MINUTE_US != state.bands_minute:
+        # What is learned changes once a minute, and the season hardly within one.
+        state.bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
+        state.bands_minute = end_us // _MINUTE_US
+    view = state.horizon.view(_expected(state.bands), len(state.fresh))
+    return view, _measures(view), state.bands
 
 
 def _expected(bands: dict[str, Band]) -> Expected:

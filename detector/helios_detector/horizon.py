@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from helios_core.features import Expected, HorizonView
+from helios_core.model import Signal
 from helios_core.sketches.distinct import DistinctCount
 from helios_core.sketches.latency import MAX_LATENCY_US, LatencyHistogram
 from helios_core.sketches.templates import TemplateCounts
@@ -17,10 +18,12 @@ from helios_core.windows import WindowDelta
 
 HORIZON_MINUTES: Final = 5.0
 _MINUTE_US: Final = 60_000_000
+_HOUR_US: Final = 3_600_000_000
+_MAX_HOSTS: Final = 1_000  # of a service, by name
 
 
 class WindowTotals:
-    """One window of a service, merged over hosts."""
+    """One window of a service and signal, merged over hosts."""
 
     __slots__ = ("endpoints", "errors", "events", "latency", "templates", "warnings")
 
@@ -39,6 +42,15 @@ class WindowTotals:
         self.latency.merge(delta.latency)
         self.endpoints.merge(delta.endpoints)
         self.templates.merge(delta.templates)
+
+    def with_latency_of(self, other: WindowTotals | None) -> WindowTotals:
+        """These counts with the latency and endpoints of another signal."""
+        made = WindowTotals()
+        made.events, made.errors, made.warnings = self.events, self.errors, self.warnings
+        made.templates = self.templates
+        if other is not None:
+            made.latency, made.endpoints = other.latency, other.endpoints
+        return made
 
 
 class _Rolling:
@@ -91,7 +103,10 @@ def _open_histogram() -> LatencyHistogram:
 
 
 class ServiceHorizon:
-    """The windows of one (service, signal) that may still matter, and the sums over the last ones.
+    """The windows of one service that may still matter, and the sums over the last ones.
+
+    A service that sends logs and spans is not counted twice: its counts are those of its logs as soon
+    as it has any, its latency and endpoints those of its spans as soon as these have latency.
 
     Args:
         window_us: the duration of a window.
@@ -100,7 +115,10 @@ class ServiceHorizon:
     def __init__(self, window_us: int) -> None:
         self._window_us = window_us
         self.size = round(HORIZON_MINUTES * _MINUTE_US / window_us)
-        self._pending: dict[int, WindowTotals] = {}
+        self._pending: dict[int, dict[int, WindowTotals]] = {}  # by window, then by signal
+        self._counting: int = Signal.SPAN
+        self._timing: int = Signal.LOG
+        self._hosts: dict[str, int] = {}  # the last window in which each brought something
         self._long = _Rolling(self.size)
         self._short = _Rolling(max(1, _MINUTE_US // window_us))
         self._next: int | None = None
@@ -129,17 +147,33 @@ class ServiceHorizon:
         if self._next is not None and index < self._next:
             self.late += delta.events
             return False
-        window = self._pending.get(index)
-        if window is None:
-            window = self._pending[index] = WindowTotals()
-        window.merge(delta)
+        if delta.signal == Signal.LOG:
+            self._counting = Signal.LOG
+        elif delta.latency.count:
+            self._timing = Signal.SPAN
+        if delta.host in self._hosts or len(self._hosts) < _MAX_HOSTS:
+            self._hosts[delta.host] = max(index, self._hosts.get(delta.host, index))
+        signals = self._pending.setdefault(index, {})
+        totals = signals.get(delta.signal)
+        if totals is None:
+            totals = signals[delta.signal] = WindowTotals()
+        totals.merge(delta)
         return True
+
+    def _chosen(self, signals: dict[int, WindowTotals] | None) -> WindowTotals | None:
+        """What counts of a window."""
+        if not signals:
+            return None
+        counted = signals.get(self._counting)
+        if self._timing == self._counting:
+            return counted
+        return (counted or WindowTotals()).with_latency_of(signals.get(self._timing))
 
     def advance(self) -> WindowTotals | None:
         """Moves the horizon by one window; returns that window, or None when it had no delta."""
         if self._next is None:
             self._next = min(self._pending)
-        window = self._pending.pop(self._next, None)
+        window = self._chosen(self._pending.pop(self._next, None))
         self._next += 1
         self._long.push(window)
         self._short.push(window)
@@ -180,6 +214,11 @@ class ServiceHorizon:
     def last_minute(self) -> tuple[int, int]:
         """(events, errors) of the last minute."""
         return self._short.events, self._short.errors
+
+    def hosts(self) -> tuple[str, ...]:
+        """Those that brought something in the last hour of it."""
+        since = (self._next or 0) - _HOUR_US // self._window_us
+        return tuple(sorted(host for host, index in self._hosts.items() if index >= since))
 
     @property
     def full(self) -> bool:

@@ -7,25 +7,33 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from helios_core import wire
-from helios_core.alerts import Alert
+from helios_core.alerts import Alert, AlertState
 from helios_core.bus.base import Commit, Partition, Received, Record, Topic
+from helios_core.clock import US_PER_S
 from helios_core.errors import WireError
 from helios_core.records import slice_of
 from helios_core.retry import until_available
 from helios_core.service import Context
 from helios_core.store.ledger import Ledger, Verdict
 from helios_core.windows import WindowDelta, deltas_of
+from helios_detector import agents
 from helios_detector.engine import Engine
 from helios_detector.evaluation import evaluate, read_labels
+from helios_detector.models import KeptModels
+from helios_detector.telemetry import Telemetry
+from helios_detector.watermarks import Watermarks
 
 GROUP: Final = "detectors"
+MODELS: Final = "models"  # the folder of the registry in the data directory
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
+_TICK_US: Final = US_PER_S
 _log = structlog.get_logger(__name__)
 
 
@@ -55,11 +63,31 @@ class DetectorService:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._engine = Engine(window_ms=context.window_ms, allowed_lateness_us=context.allowed_lateness_us)
+        self._models = KeptModels(Path(context.data_dir) / MODELS)
+        self.engine = Engine(
+            window_ms=context.window_ms, allowed_lateness_us=context.allowed_lateness_us, models=self._models
+        )
+        self._watermarks = Watermarks(context.idle_after_us)
         self._ledgers: defaultdict[tuple[bytes, int, int], Ledger] = defaultdict(Ledger)
         self._labels = read_labels(context.labels) if context.labels is not None else None
         self._published: dict[Partition, int] = {}
+        self._past: set[str] = set()  # services whose last slice was history
+        self._started_us = context.clock.now_us()
+        self._ticked_us = 0
+        self._behind = 0
+        self._telemetry = Telemetry(context.metrics)
         self.outcome = Outcome()
+        context.parts["detector"] = self.status
+
+    def status(self) -> dict[str, Any]:
+        """For a person: what it has decided, who still learns, and how far it is behind."""
+        return {
+            "decided": self.engine.decided,
+            "late_events": self.engine.late_events,
+            "behind": self._behind,
+            "learning": self.engine.learning(),
+            "models": self.engine.models(),
+        }
 
     async def run(self) -> Outcome:
         """Decides until it is told to drain and nothing is left to read.
@@ -67,21 +95,24 @@ class DetectorService:
         It begins with the oldest record that the bus keeps, so that baselines and models are what they
         were before a restart; alerts of records that were committed then are not published again.
         """
-        consumer = await self._context.bus.subscribe(GROUP, (Topic.WINDOWS, Topic.EVENTS))
-        self._published = {partition: c.next_offset for partition, c in (await consumer.committed()).items()}
+        consumer = await until_available(partial(self._context.bus.subscribe, GROUP, (Topic.WINDOWS, Topic.EVENTS)))
+        committed = await until_available(consumer.committed)
+        self._published = {partition: commit.next_offset for partition, commit in committed.items()}
         await consumer.rewind()
         try:
             while True:
                 ending = self._context.drain.is_set()
-                received = await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                received = await until_available(poll)
+                self._behind = await until_available(consumer.lag)
+                self._telemetry.lag.set(self._behind)
                 if not received and ending:
                     return self._finished()
-                if not received:
-                    continue
                 alerts = await asyncio.to_thread(self._take, received)
                 await self._publish(alerts)
-                done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
-                await until_available(partial(consumer.commit, self._forward(done)))
+                if received:
+                    done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
+                    await until_available(partial(consumer.commit, self._forward(done)))
         finally:
             await consumer.close()
 
@@ -92,32 +123,76 @@ class DetectorService:
     def _take(self, received: Sequence[Received]) -> list[Alert]:
         """The alerts to publish. Off the event loop: it computes."""
         alerts: list[Alert] = []
-        for record in received:
-            try:
-                service, deltas, watermark_us = self._opened(record)
-            except WireError as error:
-                _log.error("record_skipped", topic=record.partition.topic, offset=record.offset, error=str(error))
-                continue
-            for delta in deltas:
-                first, last = self.outcome.span_us.get(service, (delta.start_us, delta.end_us))
-                self.outcome.span_us[service] = (min(first, delta.start_us), max(last, delta.end_us))
-            self._engine.observe(service, deltas)
-            if watermark_us:
-                decided = self._engine.advance(service, watermark_us)
-                self.outcome.alerts += decided
+        with self._telemetry.latency.time():
+            for record in received:
+                decided = self._one(record)
                 if record.offset >= self._published.get(record.partition, 0):
                     alerts += decided
+            if self._behind < _MAX_RECORDS:  # while it catches up, what it has not read yet would be too late
+                alerts += self._tick(self._context.clock.now_us())
         return alerts
 
-    def _opened(self, record: Received) -> tuple[str, list[WindowDelta], int]:
-        """(service, deltas, watermark) of a record; no deltas when it came before."""
+    def _one(self, record: Received) -> list[Alert]:
+        """What is decided when a record has been taken."""
+        try:
+            service, deltas, now_us, back = self._opened(record)
+        except WireError as error:
+            _log.error("record_skipped", topic=record.partition.topic, offset=record.offset, error=str(error))
+            return []
+        for delta in deltas:
+            first, last = self.outcome.span_us.get(service, (delta.start_us, delta.end_us))
+            self.outcome.span_us[service] = (min(first, delta.start_us), max(last, delta.end_us))
+            self._telemetry.events.inc(delta.events)
+        self.engine.observe(service, deltas)
+        return back + self._decided(service, now_us)
+
+    def _decided(self, service: str, now_us: int) -> list[Alert]:
+        watermark_us = self._watermarks.of(service, now_us)
+        if not watermark_us:
+            return []
+        alerts = self.engine.advance(service, watermark_us, history=service in self._past)
+        self._note(alerts)
+        return alerts
+
+    def _note(self, alerts: list[Alert]) -> None:
+        self.outcome.alerts += alerts
+        for alert in alerts:
+            if alert.state is AlertState.FIRED:
+                self._telemetry.anomalies.labels(alert.family.value, alert.severity.value).inc()
+
+    def _opened(self, record: Received) -> tuple[str, list[WindowDelta], int, list[Alert]]:
+        """(service, deltas, receiver's clock, alerts of an agent that is back); no deltas when it came before."""
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
-            return events.service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us
+            self._watermarks.received(events.service, events.received_us)
+            return events.service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us, []
         id_, content, part = slice_of(record)
         ledger = self._ledgers[id_.agent_id, id_.incarnation, record.partition.number]
-        applied = ledger.apply(id_.sequence, part.service, content) is Verdict.APPLIED
-        return part.service, part.deltas if applied else [], part.watermark_us
+        if ledger.apply(id_.sequence, part.service, content) is not Verdict.APPLIED:
+            return part.service, [], record.time_us, []
+        (self._past.add if part.history else self._past.discard)(part.service)
+        host = record.headers.get("host", "")
+        agent = self._watermarks.heard(
+            part.service, id_.agent_id, host, part.watermark_us, record.time_us, closing=part.closing
+        )
+        if agent is None:
+            return part.service, part.deltas, record.time_us, []
+        back = [agents.found(agent, agent.lost_us, record.time_us)]
+        agent.lost_us = 0
+        self._note(back)
+        return part.service, part.deltas, record.time_us, back
+
+    def _tick(self, now_us: int) -> list[Alert]:
+        """What time alone decides, at most once a second: silent sources, lost agents."""
+        if self._context.idle_after_us is None or now_us - self._ticked_us < _TICK_US:
+            return []
+        self._ticked_us = now_us
+        alerts = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._started_us)]
+        alerts += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
+        self._note(alerts)
+        for service in self._watermarks.services():
+            alerts += self._decided(service, now_us)
+        return alerts
 
     async def _publish(self, alerts: list[Alert]) -> None:
         records = [Record(Topic.ANOMALY_ALERTS, alert.service, alert.to_bytes()) for alert in alerts]
@@ -125,9 +200,9 @@ class DetectorService:
             await until_available(lambda: self._context.bus.publish(records))
 
     def _finished(self) -> Outcome:
-        self.outcome.learned_us = self._engine.learning_until()
-        self.outcome.decided = self._engine.decided
-        self.outcome.late_events = self._engine.late_events
+        self.outcome.learned_us = self.engine.learning_until()
+        self.outcome.decided = self.engine.decided
+        self.outcome.late_events = self.engine.late_events
         if self._labels is not None:
             learned = self.outcome.learned_us
             spans = {name: (first, learned[name], last) for name, (first, last) in self.outcome.span_us.items()}

@@ -28,6 +28,7 @@ _MAX_NEIGHBOURS: Final = 50
 # A change below this says "normal": the share of the value before, and for rates the difference.
 _NOTABLE_RATIO: Final = 0.3
 _NOTABLE_RATE: Final = 0.02
+_TOLD_BY_DETAIL: Final = ("new_template", "services_unwatched")
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +92,15 @@ async def gather(store: Store, incident: Incident, now_us: int) -> EvidencePack:
                         from_us=alert.decided_us - round(finding.minutes * _MINUTE_US),
                         to_us=alert.decided_us,
                         source=f"alert {alert.id} ({finding.detector}, {finding.severity.value})",
-                        name=finding.detail if part.feature == "new_template" else part.feature,
+                        name=finding.detail if part.feature in _TOLD_BY_DETAIL else part.feature,
                         unit=part.unit,
                         value=part.actual,
                         baseline=part.typical,
                     )
-    for service in services[:_MAX_SERVICES]:
+    watched = [
+        name for name in services if any(m.service == name and m.family != Family.AGENT for m in incident.members)
+    ]
+    for service in watched[:_MAX_SERVICES]:
         await _metrics(store, pack, service, incident.onset_us, end_us)
         await _templates(store, pack, service, incident.onset_us, end_us)
     await _neighbours(store, pack, services, incident.onset_us, end_us, now_us)

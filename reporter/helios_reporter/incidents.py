@@ -9,11 +9,12 @@ from typing import Final
 
 import msgspec
 
-from helios_core.alerts import Alert, AlertState, Severity
+from helios_core.alerts import Alert, AlertState, Family, Severity
 
 _MINUTE_US: Final = 60_000_000
 _MAX_OVER: Final = 10_000
 JOIN_US: Final = 5 * _MINUTE_US  # between onsets
+SAME_MOMENT_US: Final = _MINUTE_US // 2
 MAX_AGE_US: Final = 120 * _MINUTE_US  # of an incident that still takes alerts
 
 
@@ -68,6 +69,29 @@ class Incident(msgspec.Struct, kw_only=True):
         return [member for member in self.members if member.resolved_us is None]
 
 
+def link_of(alert: Alert, incident: Incident) -> str | None:
+    """A reason that the alert itself gives to join an incident of other services; None without one.
+
+    Services of one host that fall silent in the same moment have one cause, and so has a service
+    that is not heard of since its agent was lost.
+    """
+    for member in incident.members:
+        first = member.alerts[0]
+        shared = sorted({*alert.hosts} & {*first.hosts})
+        if not shared or abs(alert.onset_us - member.onset_us) > SAME_MOMENT_US:
+            continue
+        if is_silence(alert) and is_silence(first):
+            return f"fell silent in the same moment as {member.service}, on {', '.join(shared[:3])}"
+        if Family.AGENT in (alert.family, first.family):
+            return f"the agent on {shared[0]} is not heard of since the same moment"
+    return None
+
+
+def is_silence(alert: Alert) -> bool:
+    """It is about a service that sends nothing at all."""
+    return any(finding.detector == "silence" for finding in alert.findings)
+
+
 class Incidents:
     """The incidents that may still change. It decides; storing and reporting is its caller's.
 
@@ -83,6 +107,11 @@ class Incidents:
                 self._forget(incident)
             else:
                 self._open[incident.id] = incident
+
+    @property
+    def open(self) -> list[Incident]:
+        """Those that are not resolved."""
+        return list(self._open.values())
 
     def candidates(self, alert: Alert) -> list[Incident]:
         """Incidents of other services that began near enough for a link to be looked for."""

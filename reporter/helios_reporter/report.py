@@ -24,6 +24,7 @@ _NAMES: Final = {
     "unparsed_per_minute": "the rate of unparsed lines",
     "score": "the anomaly score",
 }
+_MIN_TOGETHER: Final = 3
 _TRAFFIC: Final = ("events_per_minute", "events_per_5_min")
 _TITLES: Final = {
     "errors": "more errors",
@@ -31,6 +32,7 @@ _TITLES: Final = {
     "volume": "traffic changed",
     "pattern": "a new error",
     "anomaly": "unusual behaviour",
+    "agent": "not heard of",
 }
 
 
@@ -82,7 +84,9 @@ def write(incident: Incident, pack: EvidencePack) -> Report:
     services = incident.services
     first = min(incident.members, key=lambda member: member.onset_us)
     title = f"{first.service}: {', '.join(dict.fromkeys(map(_title, incident.members)))}"
-    if len(services) > 1:
+    if (together := _silent_together(incident)) is not None:
+        title = f"{len(together)} services silent at once ({', '.join(together[:3])}, …)"
+    elif len(services) > 1:
         title += f" (with {', '.join(services[1:4])}{', …' if len(services) > 4 else ''})"
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -93,7 +97,7 @@ def write(incident: Incident, pack: EvidencePack) -> Report:
         services=tuple(services),
         started_us=incident.onset_us,
         ended_us=incident.resolved_us,
-        summary=_summary(pack, services),
+        summary=_summary(incident, pack, services),
         impact=_impact(pack, services),
         timeline=_timeline(incident, pack),
         causes=_causes(incident, pack),
@@ -151,11 +155,26 @@ def _title(member: Member) -> str:
     return _TITLES[member.family]
 
 
-def _summary(pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
+def _silent_together(incident: Incident) -> list[str] | None:
+    """The services of an incident in which three or more fell silent, and nothing else happened."""
+    if all(_title(member) == "silent" for member in incident.members) and len(incident.services) >= _MIN_TOGETHER:
+        return incident.services
+    return None
+
+
+def _summary(incident: Incident, pack: EvidencePack, services: list[str]) -> tuple[Claim, ...]:
     claims: list[Claim] = []
+    if (together := _silent_together(incident)) is not None:
+        text = (
+            f"{len(together)} services fell silent in the same moment, {rfc3339(incident.onset_us, digits=0)}: "
+            f"{', '.join(together)}; their host or the way of their logs stopped, rather than each of them"
+        )
+        return (Claim(text=_sentence(text), evidence=tuple(e.id for e in pack.of("detector")), kind="inferred"),)
     for service in services:
         for item in pack.of("detector", service)[:3]:
-            if item.unit == "events" and item.name not in _NAMES:
+            if item.unit == "services":
+                text = f"{service} is not heard of: {item.name}"
+            elif item.unit == "events" and item.name not in _NAMES:
                 text = f"on {service} an error is logged that was not logged before: {_quoted(item.name)}"
             else:
                 text = f"on {service} {changed(item)} ({_normally(item)})"
@@ -241,6 +260,8 @@ def _immediate(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
         else:
             text = f"See whether the callers of {service} reach it, and whether all its hosts are up"
         actions.append((service, text))
+    if (service := where.get("agent")) is not None:
+        actions.append((service, f"See whether the host of {service} is up, and whether helios-agent runs there"))
     if not actions:
         service = incident.services[0]
         text = f"Compare the features of {service} listed above with what it does at this time on other days"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -9,16 +11,17 @@ from typing import Final
 import msgspec
 import structlog
 
-from helios_core.alerts import Alert, AlertState
+from helios_core.alerts import Alert, AlertState, Family
 from helios_core.bus.base import Commit, Partition, Topic
-from helios_core.clock import US_PER_S
-from helios_core.errors import WireError
+from helios_core.clock import US_PER_S, rfc3339
+from helios_core.errors import HeliosError, WireError
 from helios_core.retry import until_available
 from helios_core.service import Context
 from helios_core.store.base import Statement
 from helios_reporter import markdown, report
 from helios_reporter.evidence import EvidencePack, gather
-from helios_reporter.incidents import Incident, Incidents, IncidentState
+from helios_reporter.incidents import Incident, Incidents, IncidentState, is_silence, link_of
+from helios_reporter.telemetry import Telemetry
 from helios_reporter.verify import verify
 
 GROUP: Final = "reporters"
@@ -28,6 +31,9 @@ _MAX_KNOWN: Final = 500
 _TRACES_US: Final = 300 * US_PER_S
 _MAX_TRACES: Final = 2_000
 _MIN_SHARED_TRACES: Final = 2
+_STORE_WAIT_S: Final = 2.0
+_STORE_LOOK_S: Final = 0.1
+SECOND_REPORT_US: Final = 600 * US_PER_S
 _log = structlog.get_logger(__name__)
 
 
@@ -47,18 +53,27 @@ class ReporterService:
         self._context = context
         self._store = context.store
         self._folder = context.data_dir / "reports"
+        self._due: dict[str, int] = {}  # incidents that wait for their second report, and since when
+        self._telemetry = Telemetry(context.metrics)
         self.outcome = Outcome()
+        context.parts["reporter"] = lambda: msgspec.to_builtins(self.outcome)
 
     async def run(self) -> Outcome:
         """Reports until it is told to drain and nothing is left to read."""
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = await until_available(lambda: self._store.query("incidents_to_know", limit=_MAX_KNOWN))
         incidents = Incidents([msgspec.json.decode(row["document"], type=Incident) for row in rows])
-        consumer = await self._context.bus.subscribe(GROUP, (Topic.ANOMALY_ALERTS,))
+        for incident in incidents.open:
+            reports = await until_available(partial(self._store.query, "report", incident_id=incident.id))
+            if not reports or reports[0]["revision"] == 1:
+                self._due[incident.id] = incident.opened_us + SECOND_REPORT_US
+        subscribe = partial(self._context.bus.subscribe, GROUP, (Topic.ANOMALY_ALERTS,))
+        consumer = await until_available(subscribe)
         try:
             while True:
                 ending = self._context.drain.is_set()
-                received = await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+                received = await until_available(poll)
                 if not received and ending:
                     return self.outcome
                 for record in received:
@@ -71,6 +86,8 @@ class ReporterService:
                 if received:
                     done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
                     await until_available(partial(consumer.commit, done))
+                if not ending:
+                    await self._look_again(incidents)
         finally:
             await consumer.close()
 
@@ -78,16 +95,53 @@ class ReporterService:
         links = {}
         if alert.state is not AlertState.RESOLVED:
             for candidate in incidents.candidates(alert):
-                shared = await self._shared_traces(alert, candidate)
+                reason = link_of(alert, candidate)
+                if reason is not None:
+                    links[candidate.id] = reason
+                    continue
+                shared = await until_available(partial(self._shared_traces, alert, candidate))
                 if shared >= _MIN_SHARED_TRACES:
                     links[candidate.id] = f"{shared} shared traces with {', '.join(candidate.services[:3])}"
         incident = incidents.take(alert, links)
         if incident is None:
             return
-        self.outcome.incidents += len(incident.members) == 1 and len(incident.members[0].alerts) == 1
-        statements = [Statement("upsert_incident", _incident_row(incident))]
-        pack = await until_available(lambda: gather(self._store, incident, alert.decided_us))
-        statements.append(self._report(incident, pack, alert.decided_us))
+        if len(incident.members) == 1 and len(incident.members[0].alerts) == 1:
+            self.outcome.incidents += 1
+            self._telemetry.incidents.labels(incident.severity.value).inc()
+            self._due[incident.id] = incident.opened_us + SECOND_REPORT_US
+        held = await self._held(alert)
+        await self._write(incident, alert.decided_us, held=held)
+
+    async def _held(self, alert: Alert) -> bool:
+        """Whether the store holds the alert's horizon; waits for it, but not long. Silence brings no windows."""
+        if is_silence(alert) or alert.family is Family.AGENT or alert.state is AlertState.RESOLVED:
+            return True
+        query = partial(self._store.query, "window_end_of_service", service=alert.service)
+        deadline = time.monotonic() + _STORE_WAIT_S
+        while True:
+            (row,) = await until_available(query)
+            if (row["end_us"] or 0) >= alert.decided_us:
+                return True
+            if self._context.drain.is_set() or time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_STORE_LOOK_S)
+
+    async def _look_again(self, incidents: Incidents) -> None:
+        """The second report of those that have gone on for ten minutes: more is known by then."""
+        now_us = self._context.clock.now_us()
+        for incident in incidents.open:
+            if incident.id in self._due and now_us >= self._due[incident.id]:
+                await self._write(incident, now_us, held=True)
+
+    async def _write(self, incident: Incident, now_us: int, *, held: bool) -> None:
+        """The incident and its report, in one transaction."""
+        with self._telemetry.seconds.time():
+            pack = await until_available(lambda: gather(self._store, incident, now_us))
+            if not held:
+                end = rfc3339(now_us, digits=0)
+                pack.truncation.append(f"windows that were stored by then: the last ones before {end} were not")
+            report = self._report(incident, pack, now_us)
+        statements = [Statement("upsert_incident", _incident_row(incident)), report]
         await until_available(lambda: self._store.transact(statements))
 
     def _report(self, incident: Incident, pack: EvidencePack, now_us: int) -> Statement:
@@ -96,13 +150,18 @@ class ReporterService:
             _log.error("claim_dropped", incident=incident.id, claim=claim)
         self.outcome.claims_dropped += len(dropped)
         self.outcome.reports += 1
+        self._telemetry.claims_dropped.inc(len(dropped))
+        self._telemetry.reports.inc()
+        second = incident.state is IncidentState.RESOLVED or now_us >= self._due.get(incident.id, 0)
+        if second:
+            self._due.pop(incident.id, None)
         text = markdown.render(written, pack)
         (self._folder / f"{incident.id}.md").write_text(text, encoding="utf-8")
         return Statement(
             "upsert_report",
             {
                 "incident_id": incident.id,
-                "revision": 2 if incident.state is IncidentState.RESOLVED else 1,
+                "revision": 2 if second else 1,
                 "created_us": now_us,
                 "generator": written.generator,
                 "document": msgspec.json.encode({"report": written, "evidence": pack.items}).decode(),
@@ -141,5 +200,25 @@ def _incident_row(incident: Incident) -> dict[str, object]:
 
 
 async def run(context: Context) -> Outcome:
-    """The service `reporter`."""
-    return await ReporterService(context).run()
+    """The service `reporter`, with the console when the process serves HTTP.
+
+    Raises:
+        HeliosError: the console is not installed.
+    """
+    service = ReporterService(context)
+    if context.routes is None:
+        return await service.run()
+    try:
+        from helios_reporter.console.app import Console
+    except ImportError as error:
+        raise HeliosError(f"the console needs more ({error}): pip install 'helios-observability[console]'") from error
+    console = Console(
+        bus=context.bus, store=context.store, clock=context.clock, keys=context.keys, parts=context.status
+    )
+    context.routes.mount("/", console)
+    feeding = asyncio.create_task(console.run(context.drain))
+    try:
+        return await service.run()
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)

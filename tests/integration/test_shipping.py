@@ -19,7 +19,6 @@ from helios_agent.cut import Cutter
 from helios_agent.shipper import Denied, Shipper
 from helios_agent.spool import Spool
 from helios_collector.ingest import Ingest
-from helios_core.keys import Keys, Scope, hash_of
 from helios_collector.servicer import serve
 from helios_collector.writer import StoreWriter
 from helios_core import wire
@@ -28,6 +27,7 @@ from helios_core.bus.base import Received, Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import SystemClock
 from helios_core.errors import BusUnavailable
+from helios_core.keys import Keys, Scope, hash_of
 from helios_core.model import Event, Level
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta

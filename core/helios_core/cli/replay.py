@@ -1,17 +1,16 @@
-"""The command `helios`: it runs the whole system, and finds the parts' own commands by their entry points."""
+"""The command `helios replay`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import msgspec
 
-from helios_core import log
+from helios_core.cli.fail import fail
 from helios_core.clock import rfc3339
 from helios_core.errors import HeliosError
 from helios_core.replay import Replayed, replay
@@ -20,44 +19,7 @@ from helios_core.service import Progress
 _BAR_EVERY_S = 0.2
 
 
-class _Commands(click.Group):
-    """Its own commands and those of the entry-point group `helios.commands`, loaded when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *(entry.name for entry in _entries())})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        for entry in _entries():
-            if entry.name == cmd_name:
-                try:
-                    loaded: click.Command = entry.load()
-                except ImportError as error:
-                    raise click.ClickException(
-                        f"{cmd_name} needs more than is installed ({error}): pip install 'helios-observability[all]'"
-                    ) from error
-                return loaded
-        return None
-
-
-def _entries() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group="helios.commands"))
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("helios-observability"), prog_name="helios")
-@click.option(
-    "--log-level", type=click.Choice(log.LEVELS), default="warning", show_default=True, help="Of Helios's own log."
-)
-@click.option("--log-json", is_flag=True, help="Write the own log as JSON.")
-def cli(log_level: str, log_json: bool) -> None:
-    """Turns logs into feature windows, finds what is anomalous, and says why."""
-    log.configure(log_level, as_json=log_json)
-
-
-@cli.command("replay")
+@click.command("replay")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--data-dir",
@@ -93,9 +55,9 @@ def replay_command(
     try:
         result = asyncio.run(_replay(files, data_dir, parser, service, labels, progress))
     except (HeliosError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it ended", code=130)
+        fail("interrupted; the same command goes on where it ended", code=130)
     if as_json:
         click.echo(msgspec.json.encode(_summary(result)))
     else:
@@ -208,8 +170,3 @@ def _print_evaluation(found: dict[str, Any]) -> None:
             f"  as many alarms {'at random' if name == 'random' else 'at even distances'}: "
             + ", ".join(f"{what} {'-' if value is None else format(value, '.1%')}" for what, value in chance.items())
         )
-
-
-def _fail(message: str, *, code: int = 1) -> NoReturn:
-    click.echo(f"helios: {message}", err=True)
-    sys.exit(code)

@@ -1,0 +1,63 @@
+"""Alerts about agents that are not heard of: as long as one is lost, nothing is known of what it read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from helios_core.alerts import (
+    Alert,
+    AlertState,
+    Contribution,
+    Family,
+    Finding,
+    Severity,
+    agent_service,
+    alert_id,
+)
+from helios_detector.watermarks import LOST_AFTER_US, Agent
+
+_MAX_NAMED: Final = 8
+_MINUTE_US: Final = 60_000_000
+
+
+def lost(agent: Agent) -> Alert:
+    """The agent was heard of last at `heard_us`. The same alert for the same agent and time."""
+    names = list(agent.services)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    finding = Finding(
+        detector="agents",
+        family=Family.AGENT,
+        severity=Severity.HIGH,
+        minutes=LOST_AFTER_US / _MINUTE_US,
+        contributions=(
+            Contribution(feature="services_unwatched", unit="services", actual=float(len(names)), typical=0.0),
+        ),
+        detail=f"nothing is known of {', '.join(names[:_MAX_NAMED])}{more} since then",
+    )
+    return _alert(agent, AlertState.FIRED, agent.heard_us + LOST_AFTER_US, agent.heard_us, (finding,))
+
+
+def found(agent: Agent, lost_us: int, now_us: int) -> Alert:
+    """The agent is heard of again, or was given up, at `now_us`; it was lost since `lost_us`."""
+    return _alert(agent, AlertState.RESOLVED, now_us, lost_us, ())
+
+
+def _alert(agent: Agent, state: AlertState, decided_us: int, heard_us: int, findings: tuple[Finding, ...]) -> Alert:
+    service = agent_service(agent.host)
+    episode = alert_id(service, Family.AGENT, heard_us + LOST_AFTER_US, agent.id.hex())
+    return Alert(
+        id=episode if state is AlertState.FIRED else alert_id(service, Family.AGENT, decided_us, agent.id.hex()),
+        episode=episode,
+        service=service,
+        family=Family.AGENT,
+        state=state,
+        severity=Severity.HIGH,
+        decided_us=decided_us,
+        onset_us=heard_us,
+        seen_us=decided_us,
+        horizon_us=LOST_AFTER_US,
+        detectors=("agents",),
+        findings=findings,
+        features={},
+        hosts=(agent.host,),
+    )
