@@ -1,4 +1,4 @@
-"""The kinds of anomaly: each one function that changes the conditions of a service, registered in `KINDS`.
+"""The usual kinds of anomaly: each one function that changes the conditions of a service, registered in `KINDS`.
 
 To add a kind, write one more function under `@_kind`. It gets the conditions of a block and the span of the
 anomaly in it, and changes nothing outside `span.at`. Severity goes from 0, which somebody who looks at the
@@ -12,9 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helios_detector.simulate.background import Mark
 from helios_detector.simulate.conditions import Conditions, Floats
-from helios_detector.simulate.model import Anomaly, Service
+from helios_detector.simulate.model import MINUTE_S, Anomaly, Service
 
+SHORTEST_S = 6 * MINUTE_S
+LONGEST_S = 45 * MINUTE_S
+"""How long an anomaly of a usual kind lasts."""
 _MAX_EXOTIC_ERROR = 0.049
 """New messages keep the error rate below 5 %, where a rule on the rate alone says nothing."""
 
@@ -35,7 +39,12 @@ class Span:
     ordinal: int
     """How many of this kind the service has had before."""
     hop: int
-    """0 where it began, 1 and 2 on the services that it spread to."""
+    """0 where it began, 1 and more on the services that it spread to."""
+    delay_s: int
+    """How much later than where it began it reached this service."""
+    service: Service
+    root: Service
+    """Where it began."""
 
     def between(self, subtle: float, clear: float) -> float:
         """A strength between the two by severity, in equal ratios."""
@@ -67,6 +76,14 @@ class Kind:
     """It spreads to services that depend on the one where it starts."""
     needs_others: bool = False
     """It means something only while other services go on."""
+    shortest_s: int = SHORTEST_S
+    longest_s: int = LONGEST_S
+    refuses: Callable[[Service, tuple[Service, ...]], str | None] | None = None
+    """Why this service of an estate cannot have it, for a reason of the kind's own."""
+    reaches: Callable[[Anomaly, Service, tuple[Service, ...]], tuple[tuple[int, int], ...]] | None = None
+    """(service, delay in seconds) for each that it spreads to from a service of an estate."""
+    restarts: Callable[[Anomaly, Service], tuple[Mark, ...]] | None = None
+    """Lines on the service where it begins that no rate explains."""
 
     def refusal(self, service: Service, estate: tuple[Service, ...]) -> str | None:
         """Why this service cannot have it, whatever its traffic; None when it can."""
@@ -76,7 +93,7 @@ class Kind:
             return "no other service depends on it"
         if self.needs_others and len(estate) < 2:
             return "there is no other service that goes on"
-        return None
+        return None if self.refuses is None else self.refuses(service, estate)
 
 
 KINDS: dict[str, Kind] = {}
@@ -98,11 +115,11 @@ def _kind(
     return register
 
 
-def apply(anomaly: Anomaly, service: int, conditions: Conditions) -> None:
+def apply(kind: Kind, anomaly: Anomaly, index: int, estate: tuple[Service, ...], conditions: Conditions) -> None:
     """Changes the conditions of one service for the part of an anomaly that concerns them."""
     reached = ((anomaly.service, 0), *anomaly.also)
-    for hop, (index, delay_s) in enumerate(reached):
-        if index != service:
+    for hop, (service, delay_s) in enumerate(reached):
+        if service != index:
             continue
         first_s = anomaly.start_s + delay_s
         at = conditions.overlap(first_s, anomaly.end_s)
@@ -117,8 +134,11 @@ def apply(anomaly: Anomaly, service: int, conditions: Conditions) -> None:
             rolls=anomaly.rolls,
             ordinal=anomaly.ordinal,
             hop=hop,
+            delay_s=delay_s,
+            service=estate[index],
+            root=estate[anomaly.service],
         )
-        KINDS[anomaly.kind].effect(conditions, span)
+        kind.effect(conditions, span)
 
 
 def _raise_errors(conditions: Conditions, span: Span, share: float | Floats) -> None:

@@ -63,6 +63,12 @@ class _SimulateCommand(click.Command):
     metavar="KIND[@SERVICE]:AFTER_S:DURATION_S",
     help="One more anomaly at a stated time; may be given several times.",
 )
+@click.option(
+    "--held-out",
+    is_flag=True,
+    help="Add 4 for seven days of each kind in reserve, in proportion for others: kinds that nobody "
+    "who tunes detection has seen, for judging only.",
+)
 @click.option("--live", is_flag=True, help="Write each line when its time has come, from now on.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 def simulate(
@@ -78,6 +84,7 @@ def simulate(
     rate_scale: float,
     learning_hours: float,
     inject: tuple[str, ...],
+    held_out: bool,
     live: bool,
     force: bool,
 ) -> None:
@@ -93,6 +100,8 @@ def simulate(
     Two hours with one outage, nothing else:
       helios simulate --out out.log --days 0.083 --anomalies 0 \\
         --inject total_outage@checkout:3600:600
+    A week to judge it with, on kinds that it was not tuned on:
+      helios simulate --out week.log --labels week.json --held-out
     A stream for an agent to follow, with errors in a minute:
       helios simulate --live --out app.log --anomalies 0 \\
         --inject error_spike:60:300
@@ -117,6 +126,7 @@ def simulate(
             rate_scale=rate_scale,
             learning_hours=learning_hours,
             injections=tuple(Injection.parse(text) for text in inject),
+            held_out=held_out,
         )
         simulation = Simulation(scenario)
     except SimulationError as error:

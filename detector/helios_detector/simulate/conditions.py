@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helios_detector.simulate.model import Service
+from helios_detector.simulate.overlays import Overlay
 from helios_detector.simulate.traffic import Traffic
 
 Floats = NDArray[np.float64]
@@ -51,6 +52,8 @@ class Conditions:
     """Which one."""
     cause: NDArray[np.int64]
     """Index of the error message that most errors have now, or `NO_CAUSE`."""
+    overlays: list[Overlay] = field(default_factory=list)
+    """What strikes part of the requests, in this order, after all else is decided."""
 
     @classmethod
     def usual(cls, service: Service, traffic: Traffic, start_s: int, seconds: int) -> Conditions:

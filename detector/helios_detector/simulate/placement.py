@@ -10,14 +10,13 @@ import numpy as np
 
 from helios_detector.simulate.anomalies import KINDS, Kind
 from helios_detector.simulate.errors import SimulationError, unknown
+from helios_detector.simulate.held_out import ALL_KINDS, HELD_OUT
 from helios_detector.simulate.model import MINUTE_S, Anomaly, Service
 from helios_detector.simulate.seeding import generator
 from helios_detector.simulate.traffic import Traffic
 
 GAP_S = 45 * MINUTE_S
 """Least time between two anomalies of a service."""
-SHORTEST_S = 6 * MINUTE_S
-LONGEST_S = 45 * MINUTE_S
 FASTEST_HOP_S = 20
 SLOWEST_HOP_S = 90
 """How long a cascade takes from a service to its dependant."""
@@ -60,6 +59,7 @@ class Placement:
         self._end_s = end_s
         self._rng = generator(seed, "placement")
         self._injection_rng = generator(seed, "injection")
+        self._held_out_rng = generator(seed, "held out")
         self._busy: dict[int, list[tuple[int, int]]] = {service.index: [] for service in services}
         """(start, end) of the labels of each service, by time."""
         self._placed: list[Anomaly] = []
@@ -76,9 +76,9 @@ class Placement:
 
     def inject(self, injection: Injection) -> None:
         """Places an anomaly exactly where it is asked for, or raises with the reason why not."""
-        kind = KINDS.get(injection.kind)
+        kind = ALL_KINDS.get(injection.kind)
         if kind is None:
-            raise unknown("kind", injection.kind, KINDS)
+            raise unknown("kind", injection.kind, ALL_KINDS)
         service = self._injected_service(injection, kind)
         if injection.duration_s < 1:
             raise SimulationError(f"an injection must last a second at least, not {injection.duration_s}")
@@ -89,7 +89,7 @@ class Placement:
                 f"{kind.name} ends {injection.after_s + injection.duration_s} s after the start, "
                 f"but the scenario lasts {self._end_s - self._start_s} s"
             )
-        anomaly = replace(_anomaly(kind, service, start_s, end_s, self._injection_rng), severity=INJECTED_SEVERITY)
+        anomaly = self._anomaly(kind, service, start_s, end_s, self._injection_rng, INJECTED_SEVERITY)
         for index, first_s in _reached(anomaly):
             if not self._free(index, first_s, end_s, 0):
                 raise SimulationError(
@@ -108,7 +108,7 @@ class Placement:
             if not order:
                 order = [left[i] for i in self._rng.permutation(len(left))]
             name = order.pop()
-            anomaly = self._search(KINDS[name], first_s) or self._sweep(KINDS[name], first_s)
+            anomaly = self._found(ALL_KINDS[name], first_s, self._rng)
             if anomaly is None:
                 # Room only shrinks: a kind that found no place now finds none later.
                 left.remove(name)
@@ -116,6 +116,16 @@ class Placement:
             self._add(anomaly)
             placed += 1
         return placed
+
+    def fill_held_out(self, each: int, learning_s: int) -> None:
+        """Adds up to `each` anomalies of each kind in reserve; call last, for it leaves the others where they are."""
+        for _ in range(each):
+            for kind in HELD_OUT.values():
+                if all(kind.refusal(s, self._services) is not None for s in self._services):
+                    continue
+                anomaly = self._found(kind, self._start_s + learning_s, self._held_out_rng)
+                if anomaly is not None:
+                    self._add(anomaly)
 
     def _injected_service(self, injection: Injection, kind: Kind) -> Service:
         names = {service.name: service for service in self._services}
@@ -133,32 +143,35 @@ class Placement:
             raise SimulationError(f"no service can have {kind.name}: {reason}")
         return max(fit, key=lambda s: s.per_second)
 
-    def _candidates(self, kind: Kind) -> list[Service]:
+    def _candidates(self, kind: Kind, rng: np.random.Generator) -> list[Service]:
         fit = [s for s in self._services if kind.refusal(s, self._services) is None]
-        return [fit[i] for i in self._rng.permutation(len(fit))]
+        return [fit[i] for i in rng.permutation(len(fit))]
 
-    def _search(self, kind: Kind, first_s: int) -> Anomaly | None:
+    def _found(self, kind: Kind, first_s: int, rng: np.random.Generator) -> Anomaly | None:
+        return self._search(kind, first_s, rng) or self._sweep(kind, first_s, rng)
+
+    def _search(self, kind: Kind, first_s: int, rng: np.random.Generator) -> Anomaly | None:
         """A uniformly random place."""
         for _ in range(_TRIES):
-            duration_s = int(self._rng.integers(SHORTEST_S, LONGEST_S + 1))
+            duration_s = int(rng.integers(kind.shortest_s, kind.longest_s + 1))
             if first_s + duration_s > self._end_s:
                 continue
-            start_s = int(self._rng.integers(first_s, self._end_s - duration_s + 1))
-            service = self._candidates(kind)[0]
-            anomaly = _anomaly(kind, service, start_s, start_s + duration_s, self._rng)
+            start_s = int(rng.integers(first_s, self._end_s - duration_s + 1))
+            service = self._candidates(kind, rng)[0]
+            anomaly = self._anomaly(kind, service, start_s, start_s + duration_s, rng)
             if self._fits(anomaly, kind):
                 return anomaly
         return None
 
-    def _sweep(self, kind: Kind, first_s: int) -> Anomaly | None:
+    def _sweep(self, kind: Kind, first_s: int, rng: np.random.Generator) -> Anomaly | None:
         """The first place for a short one, looking at all of the time on all services."""
-        last_s = self._end_s - SHORTEST_S
+        last_s = self._end_s - kind.shortest_s
         step_s = max(5 * MINUTE_S, (last_s - first_s) // _GRID_POINTS)
-        for service in self._candidates(kind):
+        for service in self._candidates(kind, rng):
             for start_s in range(first_s, last_s + 1, step_s):
-                if not self._free(service.index, start_s, start_s + SHORTEST_S, GAP_S):
+                if not self._free(service.index, start_s, start_s + kind.shortest_s, GAP_S):
                     continue
-                anomaly = _anomaly(kind, service, start_s, start_s + SHORTEST_S, self._rng)
+                anomaly = self._anomaly(kind, service, start_s, start_s + kind.shortest_s, rng)
                 if self._fits(anomaly, kind):
                     return anomaly
         return None
@@ -183,29 +196,44 @@ class Placement:
             # The label covers all of it on every service that it names.
             insort(self._busy[index], (anomaly.start_s, anomaly.end_s))
 
+    def _anomaly(
+        self,
+        kind: Kind,
+        service: Service,
+        start_s: int,
+        end_s: int,
+        rng: np.random.Generator,
+        severity: float | None = None,
+    ) -> Anomaly:
+        """An anomaly with everything but its place drawn, and the severity unless it is given."""
+        drawn, *rolls = (float(draw) for draw in rng.random(5))
+        anomaly = Anomaly(
+            kind=kind.name,
+            service=service.index,
+            start_s=start_s,
+            end_s=end_s,
+            severity=round(drawn, 3) if severity is None else severity,
+            rolls=(rolls[0], rolls[1], rolls[2], rolls[3]),
+        )
+        if kind.needs_callers:
+            return replace(anomaly, also=_cascade(anomaly, service, rng))
+        return (
+            anomaly if kind.reaches is None else replace(anomaly, also=kind.reaches(anomaly, service, self._services))
+        )
 
-def _anomaly(kind: Kind, service: Service, start_s: int, end_s: int, rng: np.random.Generator) -> Anomaly:
-    """An anomaly with everything but its place drawn."""
-    severity, *rolls = (float(draw) for draw in rng.random(5))
+
+def _cascade(anomaly: Anomaly, service: Service, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """One or two dependants, one after the other."""
+    # Never more than a fifth of a short one: it must reach the dependants while it lasts.
+    longest_s = min(SLOWEST_HOP_S, max((anomaly.end_s - anomaly.start_s) // 5, 1))
+    hops = rng.integers(min(FASTEST_HOP_S, longest_s), longest_s + 1, 2)
+    wanted = 1 if anomaly.rolls[3] < 0.4 else 2
     also: list[tuple[int, int]] = []
-    if kind.needs_callers:
-        # Never more than a fifth of a short one: it must reach the dependants while it lasts.
-        longest_s = min(SLOWEST_HOP_S, max((end_s - start_s) // 5, 1))
-        hops = rng.integers(min(FASTEST_HOP_S, longest_s), longest_s + 1, 2)
-        wanted = 1 if rolls[3] < 0.4 else 2
-        delay_s = 0
-        for index, hop_s in zip(service.callers[:wanted], hops, strict=False):
-            delay_s += int(hop_s)
-            also.append((index, delay_s))
-    return Anomaly(
-        kind=kind.name,
-        service=service.index,
-        start_s=start_s,
-        end_s=end_s,
-        severity=round(severity, 3),
-        rolls=(rolls[0], rolls[1], rolls[2], rolls[3]),
-        also=tuple(also),
-    )
+    delay_s = 0
+    for index, hop_s in zip(service.callers[:wanted], hops, strict=False):
+        delay_s += int(hop_s)
+        also.append((index, delay_s))
+    return tuple(also)
 
 
 def _reached(anomaly: Anomaly) -> list[tuple[int, int]]:
@@ -214,11 +242,11 @@ def _reached(anomaly: Anomaly) -> list[tuple[int, int]]:
 
 
 def check_kinds(kinds: Sequence[str], services: tuple[Service, ...]) -> tuple[str, ...]:
-    """The kinds to draw from: those asked for, or all that some service can have."""
+    """The kinds to draw from: those asked for, or all of the usual ones that some service can have."""
     for name in kinds:
-        if name not in KINDS:
-            raise unknown("kind", name, KINDS)
-        refusals = [KINDS[name].refusal(service, services) for service in services]
+        if name not in ALL_KINDS:
+            raise unknown("kind", name, ALL_KINDS)
+        refusals = [ALL_KINDS[name].refusal(service, services) for service in services]
         if None not in refusals:
             raise SimulationError(f"no service can have {name}: {refusals[0]}")
     able = [name for name, kind in KINDS.items() if any(kind.refusal(s, services) is None for s in services)]

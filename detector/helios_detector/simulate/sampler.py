@@ -17,6 +17,7 @@ from helios_detector.simulate.background import Mark
 from helios_detector.simulate.columns import Columns
 from helios_detector.simulate.conditions import NO_CAUSE, Conditions, Floats
 from helios_detector.simulate.model import Service
+from helios_detector.simulate.overlays import Overlay
 from helios_detector.simulate.render import MAX_LATENCY_CS
 from helios_detector.simulate.seeding import generator, mix, unit
 from helios_detector.simulate.templates import Compiled
@@ -59,8 +60,11 @@ class Sampler:
         self._seed = seed
         self._seed_salt = mix(np.array([seed], np.uint64))[0]
 
-    def events(self, conditions: Conditions, marks: Sequence[Mark]) -> list[Columns]:
-        """The events of a block, in parts and in no particular order; `host` is the number of the host."""
+    def events(self, conditions: Conditions, *marks: Sequence[Mark]) -> list[Columns]:
+        """The events of a block, in parts and in no particular order; `host` is the number of the host.
+
+        Each sequence of marks is drawn by itself: one cannot disturb another.
+        """
         parts = []
         for stream, rate in (
             ("normal", conditions.rate),
@@ -71,8 +75,7 @@ class Sampler:
             if rate.any():
                 raw = self._draw(stream, rate, conditions.start_s)
                 parts.append(self._decide(raw, conditions))
-        if marks:
-            parts.append(self._marked(marks, conditions))
+        parts += [self._marked(some, conditions) for some in marks if some]
         return parts
 
     def _draw(self, stream: str, rate: Floats, start_s: int) -> Raw:
@@ -158,7 +161,11 @@ class Sampler:
         if words.scan < len(words.ok) and self._service.has_latency:
             probed = operation == words.scan
             template[probed] = words.ok[words.scan]
-        return self._columns(raw, conditions, template, None)
+        struck = [(o, o.rows(raw.trace, operation, raw.host, second)) for o in conditions.overlays]
+        for overlay, rows in struck:
+            if overlay.message is not None:
+                template[rows] = words.incident[operation[rows], overlay.message]
+        return self._columns(raw, conditions, template, None, struck)
 
     def _error_messages(self, roll: Draws, cause: Ids) -> Ids:
         """An error has the message of the current cause, or one of the usual mix."""
@@ -168,11 +175,22 @@ class Sampler:
         count = len(self._words.error_shares)
         return np.where(caused, cause % count, np.minimum(usual, count - 1))
 
-    def _columns(self, raw: Raw, conditions: Conditions, template: Ids, factor: Floats | None) -> Columns:
+    def _columns(
+        self,
+        raw: Raw,
+        conditions: Conditions,
+        template: Ids,
+        factor: Floats | None,
+        struck: Sequence[tuple[Overlay, Ids]] = (),
+    ) -> Columns:
         number, identity, keep = raw.draws[_NUMBER], raw.draws[_IDENTITY], raw.draws[_KEEP]
         latency = self._latency_cs(raw, conditions, raw.draws[_SLOW])
         if factor is not None:
             latency *= factor
+        there = keep < conditions.keep[raw.host, raw.second]
+        for overlay, rows in struck:
+            latency[rows] = overlay.latencies(latency[rows], raw.normal[rows], raw.host[rows], raw.second[rows])
+            there[rows] &= not overlay.gone
         columns = Columns(
             time_ms=raw.time_ms,
             template=template,
@@ -185,9 +203,7 @@ class Sampler:
             trace=raw.trace,
             request=raw.request,
         )
-        if (conditions.keep < 1).any():
-            return columns.take(np.flatnonzero(keep < conditions.keep[raw.host, raw.second]))
-        return columns
+        return columns if there.all() else columns.take(np.flatnonzero(there))
 
     def _latency_cs(self, raw: Raw, conditions: Conditions, slow: Draws) -> Floats:
         """Two log-normal modes for each operation, and what the conditions make of them."""

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helios_detector.simulate import anomalies, background, estate, vocabulary
+from helios_detector.simulate.background import Mark
 from helios_detector.simulate.columns import Columns, concatenated
 from helios_detector.simulate.conditions import Conditions
 from helios_detector.simulate.errors import SimulationError
+from helios_detector.simulate.held_out import ALL_KINDS
 from helios_detector.simulate.model import DAY_S, HOUR_S, Anomaly, Service
 from helios_detector.simulate.placement import Injection, Placement, check_kinds
 from helios_detector.simulate.render import Renderer
@@ -32,6 +34,7 @@ from helios_detector.simulate.traffic import Traffic
 DEFAULT_START = datetime(2026, 3, 2, tzinfo=UTC)
 """A Monday."""
 USUAL_ANOMALIES = 40
+HELD_OUT_OF_EACH = 4
 _USUAL_DAYS = 7.0
 _LEARNING_HOURS = 26.0
 _MAX_DAYS = 3660.0
@@ -59,6 +62,8 @@ class Scenario:
     learning_hours: float = _LEARNING_HOURS
     """Time at the beginning without anomalies, except injected ones."""
     injections: tuple[Injection, ...] = ()
+    held_out: bool = False
+    """Whether to add 4 of each kind in reserve for seven days, in proportion for others, as far as they fit."""
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None:
@@ -89,6 +94,11 @@ class Scenario:
     def learning_s(self) -> int:
         """Seconds at the beginning without anomalies."""
         return round(self.learning_hours * HOUR_S)
+
+    def in_proportion(self, a_week: int) -> int:
+        """What that many in a usual week come to here, by the time after learning."""
+        usual_s = _USUAL_DAYS * DAY_S - _LEARNING_HOURS * HOUR_S
+        return round(a_week * (max(self.total_s - self.learning_s, 0) / usual_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,7 @@ class Simulation:
         self._habits = [background.plan(service, start_s, total_s, seed) for service in services]
         self._mark_times = [[mark.time_ms for mark in habits.marks] for habits in self._habits]
         self._anomalies = _place(scenario, services, self._traffic)
+        self._restarts = [self._restarted(service) for service in services]
         templates = Templates()
         words = [vocabulary.build(service, templates, self._novelties(service.index), seed) for service in services]
         compiled = templates.compile()
@@ -230,10 +241,11 @@ class Simulation:
             conditions = Conditions.usual(service, traffic, start_s, end_s - start_s)
             habits.apply(conditions)
             for anomaly in current:
-                anomalies.apply(anomaly, service.index, conditions)
+                anomalies.apply(ALL_KINDS[anomaly.kind], anomaly, service.index, self._services, conditions)
             times = self._mark_times[service.index]
             marks = habits.marks[bisect_left(times, start_s * 1000) : bisect_left(times, end_s * 1000)]
-            for part in sampler.events(conditions, marks):
+            restarts = [m for m in self._restarts[service.index] if start_s * 1000 <= m.time_ms < end_s * 1000]
+            for part in sampler.events(conditions, marks, restarts):
                 part.host = self._end_rows(service.index, part)
                 parts.append(part)
         if not any(len(part) for part in parts):
@@ -263,6 +275,15 @@ class Simulation:
                 if rollout[0] <= last_ms:
                     version += part.time_ms >= np.array(rollout)[part.host]
         return self._first_end[index] + version * self._services[index].hosts + part.host
+
+    def _restarted(self, service: Service) -> list[Mark]:
+        """The lines that anomalies of the service bring by themselves."""
+        marks: list[Mark] = []
+        for anomaly in self._anomalies:
+            restarts = ALL_KINDS[anomaly.kind].restarts
+            if anomaly.service == service.index and restarts is not None:
+                marks += restarts(anomaly, service)
+        return sorted(marks, key=lambda mark: mark.time_ms)
 
     def _novelties(self, index: int) -> int:
         return sum(a.service == index and a.kind == "new_error_pattern" for a in self._anomalies)
@@ -302,19 +323,16 @@ def _place(scenario: Scenario, services: tuple[Service, ...], traffic: Sequence[
     kinds = check_kinds(scenario.kinds, estate_services)
     for injection in scenario.injections:
         placement.inject(injection)
-    wanted = scenario.anomalies
-    if wanted is None:
-        usual_s = _USUAL_DAYS * DAY_S - _LEARNING_HOURS * HOUR_S
-        share = max(scenario.total_s - scenario.learning_s, 0) / usual_s
-        placement.fill(round(USUAL_ANOMALIES * share), kinds, scenario.learning_s)
-        return placement.result()
+    wanted = scenario.in_proportion(USUAL_ANOMALIES) if scenario.anomalies is None else scenario.anomalies
     placed = placement.fill(wanted, kinds, scenario.learning_s)
-    if placed < wanted:
+    if scenario.anomalies is not None and placed < wanted:
         raise SimulationError(
             f"only {placed} of {wanted} anomalies fit into {scenario.days:g} days, the first "
             f"{scenario.learning_hours:g} h left free, on {scenario.services} services: ask for fewer, "
             "or for more days, services or traffic, or for fewer learning hours"
         )
+    if scenario.held_out:
+        placement.fill_held_out(scenario.in_proportion(HELD_OUT_OF_EACH), scenario.learning_s)
     return placement.result()
 
 

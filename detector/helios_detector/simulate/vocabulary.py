@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helios_detector.simulate.conditions import Floats
+from helios_detector.simulate.incidents import INCIDENT_MESSAGES
 from helios_detector.simulate.model import Message, Operation, Service
 from helios_detector.simulate.probes import NOVELTIES
 from helios_detector.simulate.seeding import generator
@@ -34,6 +35,8 @@ class Vocabulary:
     """(operations, errors)"""
     novel: Ids
     """(operations, novelties), at least one novelty."""
+    incident: Ids
+    """(operations, incident messages)"""
     stop: int
     start: int
     """Templates of the lines of a restart, which belong to no operation."""
@@ -73,6 +76,9 @@ def build(service: Service, templates: Templates, novelties: int, seed: int) -> 
         warn=_messages(service, templates, operations, "WARN", kind.warnings),
         error=_messages(service, templates, operations, "ERROR", kind.errors),
         novel=_messages(service, templates, operations, "ERROR", strange),
+        incident=np.hstack(
+            [_messages(service, templates, operations, level, [message]) for level, message in INCIDENT_MESSAGES]
+        ),
         stop=templates.plain(service.name, "INFO", f"{service.name}: {_STARTED[0]}", (0, 9)),
         start=templates.plain(service.name, "INFO", f"{service.name}: {_STARTED[1]}", (900, 1600)),
         median_cs=np.array([operation.median_ms * 100 for operation in operations]),

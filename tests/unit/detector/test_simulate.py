@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from helios_detector.simulate.anomalies import KINDS, Span
+from helios_detector.simulate import estate
+from helios_detector.simulate.anomalies import KINDS, LONGEST_S, SHORTEST_S, Span
 from helios_detector.simulate.catalogue import ARCHETYPES, WORDS
 from helios_detector.simulate.cli import simulate
 from helios_detector.simulate.conditions import Conditions
 from helios_detector.simulate.errors import SimulationError
 from helios_detector.simulate.live import write_live
-from helios_detector.simulate.placement import GAP_S, LONGEST_S, SHORTEST_S, Injection
+from helios_detector.simulate.placement import GAP_S, Injection
 from helios_detector.simulate.probes import PROBES
 from helios_detector.simulate.scenario import Label, Scenario, Simulation
 
@@ -284,7 +285,19 @@ def test_a_subtle_host_failure_is_a_host_that_goes_silent() -> None:
 def test_severity_spans_the_stated_range(kind: str, field: str, subtle: float, clear: float) -> None:
     for severity, expected in ((0.0, subtle), (1.0, clear)):
         conditions = steady(seconds=661)
-        span = Span(slice(0, 661), np.arange(661.0), 660, severity, (0.0,) * 4, ordinal=0, hop=0)
+        (service,) = estate.build(1, 1, 1.0)
+        span = Span(
+            at=slice(0, 661),
+            elapsed_s=np.arange(661.0),
+            length_s=660,
+            severity=severity,
+            rolls=(0.0,) * 4,
+            ordinal=0,
+            hop=0,
+            delay_s=0,
+            service=service,
+            root=service,
+        )
         KINDS[kind].effect(conditions, span)
         assert getattr(conditions, field)[..., 600:].max() == pytest.approx(expected, rel=1e-6)
 
