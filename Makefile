@@ -28,6 +28,9 @@ $(DEV_READY): $(READY) requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
 	@touch $@
 
+demo: $(READY) ## an incident from its first line to its report, with the console
+	$(BIN)/helios demo
+
 test: $(DEV_READY) ## the quick tiers: what needs no service
 	$(BIN)/python -m pytest -n auto
 

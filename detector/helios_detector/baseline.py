@@ -46,7 +46,8 @@ class Measure:
     """
 
     __slots__ = (
-        "_bin", "_bin_n", "_bin_sum", "_days", "_floor", "_level", "_offset", "_profile", "_seen", "_spread", "steps",
+        "_around", "_bin", "_bin_n", "_bin_sum", "_days", "_floor", "_level", "_offset", "_profile", "_recent", "_seen",
+        "_spread", "steps",
     )  # fmt: skip
 
     def __init__(self, floor: float) -> None:
@@ -62,6 +63,9 @@ class Measure:
         self._bin = -1
         self._bin_sum = 0.0
         self._bin_n = 0
+        # What was last worked out of the profile and of the days, and for which bins; it changes with the bin only.
+        self._around: tuple[int, float, float, float, float] | None = None
+        self._recent: tuple[int, tuple[float, float] | None] | None = None
         self.steps = 0
 
     def band(self, time_us: int) -> Band:
@@ -87,6 +91,7 @@ class Measure:
             return
         if known >= 0:
             self._days[known].append(self._seen[1:])
+            self._recent = None
         self._seen = (index, time_us, value, value)
 
     def learn(self, time_us: int, value: float) -> None:
@@ -115,17 +120,21 @@ class Measure:
 
     def _recurring(self, time_us: int) -> tuple[float, float] | None:
         """The (least, most) round this time of day that most of the last days have shown."""
+        if self._recent is not None and self._recent[0] == time_us // _BIN_US:
+            return self._recent[1]
         index = time_us % _DAY_US // _BIN_US
         around = [
             [day for day in self._days[(index + step) % N_BINS] if time_us - day[0] > _DAY_US // 2]
             for step in (-1, 0, 1)
         ]
         days = min(_DAYS_REMEMBERED, *map(len, around))
-        if not days:
-            return None
-        least = [min(seen[-1 - back][1] for seen in around) for back in range(days)]
-        most = [max(seen[-1 - back][2] for seen in around) for back in range(days)]
-        return -median_low([-value for value in least]), median_low(most)
+        found = None
+        if days:
+            least = [min(seen[-1 - back][1] for seen in around) for back in range(days)]
+            most = [max(seen[-1 - back][2] for seen in around) for back in range(days)]
+            found = -median_low([-value for value in least]), median_low(most)
+        self._recent = (time_us // _BIN_US, found)
+        return found
 
     def _learn_profile(self, time_us: int, value: float) -> None:
         index = time_us % _DAY_US // _BIN_US
@@ -134,6 +143,7 @@ class Measure:
                 mean = self._bin_sum / self._bin_n
                 known = self._profile[self._bin]
                 self._profile[self._bin] = mean if isnan(known) else known + _PROFILE_GAIN * (mean - known)
+                self._around = None
             self._bin, self._bin_sum, self._bin_n = index, 0.0, 0
         self._bin_sum += value
         self._bin_n += 1
@@ -143,9 +153,11 @@ class Measure:
         position = time_us % _DAY_US / _BIN_US - 0.5
         left = int(position // 1)
         share = position - left
-        around = [self._profile[(left + step) % N_BINS] for step in (-1, 0, 1, 2)]
-        a, b = around[1], around[2]
+        if self._around is None or self._around[0] != left:
+            around = [self._profile[(left + step) % N_BINS] for step in (-1, 0, 1, 2)]
+            known = [value for value in around if not isnan(value)]
+            self._around = (left, around[1], around[2], min(known, default=nan), max(known, default=nan))
+        _, a, b, least, most = self._around
         if isnan(a) or isnan(b):
             return nan, nan, nan
-        known = [value for value in around if not isnan(value)]
-        return a + share * (b - a), min(known), max(known)
+        return a + share * (b - a), least, most

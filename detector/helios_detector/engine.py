@@ -136,13 +136,15 @@ class Engine:
             return alerts
         state.watermark_us = max(state.watermark_us, watermark_us)
         limit_us = state.watermark_us - self._lateness_us
+        if history:  # of a wider window more may come until its end, and it stands at its beginning
+            limit_us -= state.horizon.widest_us - self._window_us
         while (end_us := state.horizon.next_end_us) is not None and end_us <= limit_us:
             if end_us - max(state.last_event_us, state.first_us) > _GIVE_UP_US and state.horizon.is_empty:
                 # Nothing is decided of windows without data, however the watermark comes along.
                 state.horizon.skip_to_data(limit_us)
                 if not state.horizon.has_data(limit_us):
                     break
-            if history:
+            if history or state.horizon.is_coarse:
                 self._absorb(service, state)
             else:
                 alerts += self._decide(service, state)

@@ -119,6 +119,8 @@ class ServiceHorizon:
         self._counting: int = Signal.SPAN
         self._timing: int = Signal.LOG
         self._hosts: dict[str, int] = {}  # the last window in which each brought something
+        self._coarse_until_us = 0
+        self.widest_us = window_us  # of all windows that came
         self._long = _Rolling(self.size)
         self._short = _Rolling(max(1, _MINUTE_US // window_us))
         self._next: int | None = None
@@ -147,6 +149,10 @@ class ServiceHorizon:
         if self._next is not None and index < self._next:
             self.late += delta.events
             return False
+        if delta.duration_ms * 1_000 > self._window_us:
+            span_us = self.size * self._window_us
+            self._coarse_until_us = max(self._coarse_until_us, delta.end_us + span_us)
+            self.widest_us = max(self.widest_us, delta.duration_ms * 1_000)
         if delta.signal == Signal.LOG:
             self._counting = Signal.LOG
         elif delta.latency.count:
@@ -219,6 +225,11 @@ class ServiceHorizon:
         """Those that brought something in the last hour of it."""
         since = (self._next or 0) - _HOUR_US // self._window_us
         return tuple(sorted(host for host, index in self._hosts.items() if index >= since))
+
+    @property
+    def is_coarse(self) -> bool:
+        """The next horizon would cut a wider window of history in two: it is right at full minutes alone."""
+        return (self.next_end_us or 0) < self._coarse_until_us
 
     @property
     def full(self) -> bool:

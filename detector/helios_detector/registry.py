@@ -34,7 +34,9 @@ from helios_detector.training import Forest
 
 _SCHEMA: Final = 1  # of model.json; a field that is added leaves it as it is
 _MODEL, _ABOUT, _PROMOTED, _TEMPORARY = "model.onnx", "model.json", ".promoted", ".writing-"
+# A forest of 100 trees has 0.3 MB, its model.json 15 kB.
 _MAX_BYTES: Final = {_MODEL: 64 * 1024 * 1024, _ABOUT: 1024 * 1024, _PROMOTED: 64}
+_VERSION_DIGITS: Final = 12  # of the hash, as in training
 _LOCK_S: Final = 10  # a save takes milliseconds
 _REMEDY: Final = "remove this version and train again"
 _LIBRARIES: Final = ("scikit-learn", "onnxruntime")
@@ -103,8 +105,8 @@ class Registry:
     def save(self, service: str, forest: Forest) -> Path:
         """The version's folder, once it is safe: files, their folder, rename, then the folders around it.
 
-        A version that is there stays as it is; a damaged one is replaced. Raises ModelError for a forest
-        that could not be loaded again.
+        A version that is there stays as it is; a damaged one is replaced. Raises ModelError for what could
+        not be loaded again.
         """
         sealed = _sealed(service, forest, self._clock.now_us())
         path = self._slot(service) / forest.version
@@ -242,7 +244,7 @@ class Registry:
     def _parts(self, about: About, path: Path) -> tuple[bytes, Calibration, FeatureSet]:
         onnx = self._read(path / _MODEL)
         digest = hashlib.sha256(onnx).hexdigest()
-        if digest != about.onnx_sha256 or digest[:12] != about.version:
+        if digest != about.onnx_sha256 or digest[:_VERSION_DIGITS] != about.version:
             raise ModelUnreadable(f"{path}: {_MODEL} hashes to {digest}, not to {about.onnx_sha256}; {_REMEDY}")
         try:
             calibration = Calibration.from_dict(about.calibration)
@@ -271,9 +273,8 @@ class Registry:
     @contextmanager
     def _reading(self, path: Path) -> Iterator[None]:
         """Translates the system's errors, and refuses what is behind a link below the folder."""
-        if os.path.realpath(path) != os.path.join(
-            os.path.realpath(self._folder), *path.relative_to(self._folder).parts
-        ):
+        inside = path.relative_to(self._folder).parts
+        if os.path.realpath(path) != os.path.join(os.path.realpath(self._folder), *inside):
             raise ModelUnreadable(f"{path}: it is behind a symbolic link, which is not followed; remove that")
         try:
             yield
@@ -309,7 +310,7 @@ class Registry:
 def _sealed(service: str, forest: Forest, now_us: int) -> bytes:
     """The bytes of model.json."""
     digest = hashlib.sha256(forest.onnx).hexdigest()
-    if digest[:12] != forest.version or len(forest.onnx) > _MAX_BYTES[_MODEL]:
+    if digest[:_VERSION_DIGITS] != forest.version or len(forest.onnx) > _MAX_BYTES[_MODEL]:
         raise ModelError(f"{len(forest.onnx)} bytes with the hash {digest} are no model {forest.version}: train again")
     about = About(
         service=service,

@@ -163,7 +163,7 @@ def _write_live(simulation: Simulation, file: BinaryIO) -> int:
         written += data.count(b"\n")
 
     try:
-        write_live(simulation, write)
+        write_live(simulation.chunks(), write)
     except KeyboardInterrupt:
         click.echo(err=True)
     return written

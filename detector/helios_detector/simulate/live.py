@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from helios_detector.simulate.scenario import Simulation, line_ends
+from helios_detector.simulate.scenario import Chunk, line_ends
 
 _TICK_S = 0.1
 """Longest wait between two looks at the clock: a line is at most this late, and flushed at once."""
@@ -16,21 +16,22 @@ _LEAST_WAIT_S = 0.02
 
 
 def write_live(
-    simulation: Simulation,
+    chunks: Iterable[Chunk],
     write: Callable[[bytes], object],
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], object] = time.sleep,
+    ended: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Writes until the simulation ends; returns the number of lines.
+    """Writes chunks of a simulation until they end or it is told to; returns the number of lines.
 
     `write` gets whole lines and must have them out when it returns. After a pause of the machine the missed
     lines follow at once. Raises whatever `write` raises.
     """
     written = 0
-    for chunk in simulation.chunks():
+    for chunk in chunks:
         ends = line_ends(chunk.data)
         done = 0
-        while True:
+        while not ended():
             now_ms = clock() * 1000
             due = int(np.searchsorted(chunk.times_ms, now_ms, side="right"))
             if due > done:

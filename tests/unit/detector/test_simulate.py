@@ -550,7 +550,7 @@ def test_live_writes_every_line_when_its_time_has_come() -> None:
         assert 0 < seconds <= 0.1
         now += seconds
 
-    count = write_live(simulation, write, clock=lambda: now, sleep=sleep)
+    count = write_live(simulation.chunks(), write, clock=lambda: now, sleep=sleep)
     assert b"".join(written) == produced(simulation)
     assert count == b"".join(written).count(b"\n")
 
