@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -18,6 +19,7 @@ from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.settings import Settings
 
+_ONE_PRESS_S: Final = 1.0  # what starts a process may pass a signal on that the terminal has sent already
 _log = structlog.get_logger(__name__)
 
 
@@ -81,14 +83,18 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
 
 @contextmanager
 def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Sets `stop` on SIGINT or SIGTERM; on the second one cancels the task that entered."""
+    """Sets `stop` on SIGINT or SIGTERM; cancels the task that entered when another follows after a second."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    first_s = 0.0
 
     def on_signal() -> None:
-        if stop.is_set() and task is not None:
+        nonlocal first_s
+        if not stop.is_set():
+            _log.info("stopping")
+            first_s = loop.time()
+            stop.set()
+        elif task is not None and loop.time() - first_s > _ONE_PRESS_S:
             task.cancel()
-        _log.info("stopping")
-        stop.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:

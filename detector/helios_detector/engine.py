@@ -255,15 +255,24 @@ class Engine:
             state.forest, state.trained_us = forest, end_us
 
     def train(self, service: str) -> Forest | None:
-        """A forest of all that is known of a service, for its next horizons; None with too little history."""
+        """A forest of all that is known of a service, for its next horizons; None with too little history.
+
+        It counts as trained at the last full minute, where an engine that comes by there finds it.
+        """
         state = self._services[service]
         if len(state.history) < MIN_ROWS:
             return None
-        return self._train(state, state.horizon.end_us or 0)
+        end_us = state.horizon.end_us or 0
+        return self._train(state, end_us - end_us % _MINUTE_US)
 
     def services(self) -> list[str]:
         """The names of all services that it knows."""
         return sorted(self._services)
+
+    def history(self, service: str) -> tuple[int, int]:
+        """(minutes that a forest would be trained on, end of the last horizon)."""
+        state = self._services[service]
+        return len(state.history), state.horizon.end_us or state.first_us
 
     def models(self) -> dict[str, str]:
         """The version of the forest that scores each service, for those that have one."""

@@ -116,6 +116,15 @@ class DetectorService:
         finally:
             await consumer.close()
 
+    async def rebuild(self) -> None:
+        """Learns all that the bus keeps; publishes and commits nothing."""
+        consumer = await self._context.bus.subscribe("training", (Topic.WINDOWS, Topic.EVENTS), at_end=True)
+        await consumer.rewind()
+        self._behind = _MAX_RECORDS  # time itself decides nothing here
+        while received := await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0):
+            await asyncio.to_thread(self._take, received)
+        await consumer.close()
+
     def _forward(self, done: dict[Partition, Commit]) -> dict[Partition, Commit]:
         """Commits never go back while it catches up."""
         return {p: Commit(max(commit.next_offset, self._published.get(p, 0))) for p, commit in done.items()}

@@ -1,0 +1,63 @@
+"""The command `helios learn`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from helios_core import flow
+from helios_core.cli.fail import fail
+from helios_core.clock import EventClock, rfc3339
+from helios_core.embedded import opened
+from helios_core.errors import HeliosError
+from helios_core.service import Context, Progress
+
+_SERVICES: Final = ("agent", "collector")
+_WINDOW_MS: Final = 60_000  # the past needs no finer windows to be learned from
+
+
+@click.command("learn")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), required=True, help="That of `helios up`; not while it runs."
+)
+@click.option("--parser", default="auto", show_default=True, help="auto, json, docker, access, logfmt or plain.")
+@click.option("--service", help="Service of lines that name none. Without it: the file's name.")
+def learn_command(files: tuple[Path, ...], data_dir: Path, parser: str, service: str | None) -> None:
+    """Read old logs so that Helios knows what is normal before it starts: they are counted, and never alert.
+
+    \b
+    Example:
+      helios learn /var/log/nginx/access.log.*.gz --data-dir helios-data
+      helios up --data-dir helios-data --watch /var/log/nginx/access.log
+    """
+    progress = Progress()
+    try:
+        counts = asyncio.run(_learn(files, data_dir, parser, service, progress))
+    except (HeliosError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it ended", code=130)
+    click.echo(f"{counts.lines:,} lines, {counts.events:,} events until {rfc3339(progress.event_time_us, digits=0)}")
+    click.echo(f"learned from at the next `helios up --data-dir {data_dir}`")
+
+
+async def _learn(files: tuple[Path, ...], data_dir: Path, parser: str, service: str | None, progress: Progress) -> Any:
+    async with opened(data_dir) as engines:
+        context = Context(
+            data_dir=data_dir,
+            clock=EventClock(),
+            bus=engines.bus,
+            store=engines.store,
+            collector=asyncio.get_running_loop().create_future(),
+            window_ms=_WINDOW_MS,
+            files=files,
+            history=True,
+            parser=parser,
+            service=service,
+            progress=progress,
+        )
+        return (await flow.run(flow.installed(_SERVICES), context))["agent"]
