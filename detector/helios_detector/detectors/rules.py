@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Final
 
 from helios_core.alerts import Contribution, Family, Finding, Severity
@@ -12,6 +13,10 @@ MIN_EVENTS: Final = 10
 ERROR_RATES: Final = ((0.5, Severity.CRITICAL), (0.3, Severity.HIGH), (0.15, Severity.MEDIUM))
 _MINUTE_RATE: Final = 0.5
 _ABOVE_NORMAL: Final = 0.10  # where errors are normal, how far above them a rule begins
+# A few errors among a few events may be chance: exp(-12) is 6e-6, and a day has 288 separate horizons.
+_CHANCE: Final = 12.0
+_LEAST_TYPICAL: Final = 0.005
+_UNKNOWN_TYPICAL: Final = 0.02  # of a service that is new
 
 
 class ErrorRateRule:
@@ -24,7 +29,8 @@ class ErrorRateRule:
         typical = max(0.0, band.value) if band is not None else None
         above = (typical or 0.0) + _ABOVE_NORMAL
         view = evaluation.view
-        if view.events >= MIN_EVENTS and view.errors > 1:
+        usual = _UNKNOWN_TYPICAL if typical is None else max(typical, _LEAST_TYPICAL)
+        if view.events >= MIN_EVENTS and is_beyond_chance(view.errors, view.events, usual):
             least = max(ERROR_RATES[-1][0], above)
             for limit, severity in ERROR_RATES:
                 if view.error_rate >= max(limit, above):
@@ -33,6 +39,20 @@ class ErrorRateRule:
         if events >= MIN_EVENTS and errors / events >= max(_MINUTE_RATE, above):
             return [_finding(Severity.HIGH, errors / events, typical, max(_MINUTE_RATE, above), 1.0)]
         return []
+
+
+def is_beyond_chance(errors: int, events: int, usual: float) -> bool:
+    """So many errors or more, where each event fails with probability `usual`, come by chance too rarely.
+
+    By Chernoff's bound, which is at most a few times too careful: P(X >= k) <= exp(-n KL(k/n || usual)).
+    """
+    rate = errors / events
+    if rate <= usual:
+        return False
+    divergence = rate * log(rate / usual)
+    if rate < 1:
+        divergence += (1 - rate) * log((1 - rate) / (1 - usual))
+    return events * divergence >= _CHANCE
 
 
 def _finding(severity: Severity, rate: float, typical: float | None, limit: float, minutes: float) -> Finding:
