@@ -24,8 +24,8 @@ import structlog
 
 from helios.endpoint import Endpoint
 from helios_agent.cut import Cutter
-from helios_agent.parsers.base import Parser, ParserContext, lines_of
-from helios_agent.parsers.detect import by_name
+from helios_agent.parsers.base import Parser
+from helios_agent.pipeline import Pipeline
 from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES
 from helios_agent.reduction import Reduction
 from helios_agent.replay import service_of
@@ -47,8 +47,6 @@ _BLOCKS_A_TURN: Final = 8  # of one file, before the others have their turn
 _DRAIN_S: Final = 20.0
 _AFTER_WINDOW_US: Final = 500_000
 _NEW_ERROR_EVERY_S: Final = 1.0
-_CUT_WINDOWS: Final = 400
-_HORIZON_US: Final = 300 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 Say = Callable[[], dict[str, Any]]
 _log = structlog.get_logger(__name__)
@@ -92,17 +90,16 @@ class Live:
 
     def __init__(self, settings: Settings, spool: Spool, cutter: Cutter, clock: Clock, *, stdin: int = 0) -> None:
         self._spool = spool
-        self._cutter = cutter
         self._clock = clock
         self._width_us = settings.agent.window_s * US_PER_S
-        self._host = settings.agent.host or socket.gethostname()
         self.reduction = Reduction(
-            self._host,
+            settings.agent.host or socket.gethostname(),
             clock,
             earliest_us=clock.now_us() - _MAX_AGE_US,
             latest=clock,
             window_ms=settings.agent.window_s * 1_000,
         )
+        self._pipeline = Pipeline(self.reduction, cutter)
         known = {id_: at for id_, at in spool.offsets.items() if isinstance(at, Checkpoint)}
         self.tails: list[tuple[FileSettings, Tail]] = []
         self._stdin: list[_Stdin] = []
@@ -181,7 +178,7 @@ class Live:
             data = stdin.read()
             if data:
                 read = True
-                stdin.parser = stdin.parser or self._parser(stdin.settings.parser, stdin.settings.service, data)
+                stdin.parser = stdin.parser or self._parser(stdin.settings, stdin.settings.service, data, "stdin")
                 self.reduction.add(stdin.parser, data, stdin.settings.service)
         return read
 
@@ -196,20 +193,17 @@ class Live:
             self.reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
         if chunk.data:
             service = settings.service or service_of(Path(tracked.path))
-            reading.parser = reading.parser or self._parser(settings.parser, service, chunk.data)
+            reading.parser = reading.parser or self._parser(settings, service, chunk.data, tracked.path)
             seen_us = self.reduction.add(reading.parser, chunk.data, service)
             reading.watermark_us = max(reading.watermark_us, seen_us)
         return True
 
-    def _parser(self, name: str, service: str, data: bytes) -> Parser:
-        lines = [line for line in lines_of(data[: 1 << 16]) if line.strip()]
-        parser = by_name(name, ParserContext(service, self._clock.now_us()), lines)
-        _log.info("parser_chosen", service=service, parser=parser.name)
-        return parser
+    def _parser(self, settings: FileSettings | StdinSettings, service: str, data: bytes, source: str) -> Parser:
+        return self._pipeline.parser(settings.parser, service, self._clock.now_us(), data, source)
 
     def _cut_is_due(self) -> bool:
         """At the end of each window and half a second, at once for a new error, and when much is open."""
-        if self.reduction.open_windows >= _CUT_WINDOWS:
+        if self._pipeline.is_full:
             return True
         if self.reduction.has_new_error and time.monotonic() - self._last_cut_s >= _NEW_ERROR_EVERY_S:
             return True
@@ -229,7 +223,6 @@ class Live:
 
     def _cut(self, *, closing: bool = False) -> None:
         now_us = self._clock.now_us()
-        deltas, samples = self.reduction.take()
         watermark_us = self._watermark_us()
         positions: dict[str, Position] = {}
         ranges: list[SourceRange] = []
@@ -252,19 +245,7 @@ class Live:
                     reading.cut_offset = tracked.offset
             forgotten += tail.forgotten
             tail.forgotten.clear()
-        seen = self.reduction.last_seen_us
-        alive = [name for name, seen_us in seen.items() if seen_us > now_us - _HORIZON_US]
-        if not alive and seen:  # that the agent lives is news, too, when all its services are quiet
-            alive = [max(seen, key=lambda name: seen[name])]
-        batches = self._cutter.cut(
-            now_us=now_us,
-            deltas=deltas,
-            samples=samples,
-            services=alive,
-            sources=ranges,
-            watermark_us=watermark_us,
-            closing=closing,
-        )
+        batches = self._pipeline.cut(now_us=now_us, watermark_us=watermark_us, sources=ranges, closing=closing)
         while True:
             try:
                 self._spool.append(batches, positions)

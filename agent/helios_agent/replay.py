@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 
 from helios_agent.cut import Cutter
-from helios_agent.parsers.base import Parser, ParserContext, lines_of
-from helios_agent.parsers.detect import by_name
+from helios_agent.parsers.base import Parser
+from helios_agent.pipeline import Pipeline
 from helios_agent.reader import FileReader, source_id
 from helios_agent.reduction import Counts, Reduction
 from helios_agent.shipper import Shipper
@@ -31,9 +31,7 @@ from helios_core.service import Context
 
 # An event time before this is no time of a log: clocks that start at zero, fields that are empty.
 EARLIEST_US: Final = 946_684_800 * US_PER_S  # the year 2000
-_CUT_WINDOWS: Final = 400  # open windows that make a cut: about 200 KiB
 _ROOM_TIMEOUT_S: Final = 1.0
-_HORIZON_US: Final = 300 * US_PER_S
 _REPLAY_SPOOL_BYTES: Final = 32 * 1024 * 1024
 _SUFFIXES: Final = re.compile(
     r"(\.(log|txt|json|jsonl|ndjson|out|csv|gz|xz|bz2|\d+|\d{8}))+$|[-_.]\d{4}[-_]?\d\d[-_]?\d\d.*$"
@@ -68,11 +66,11 @@ class Replay:
     def __init__(self, context: Context, spool: Spool, cutter: Cutter, clock: EventClock) -> None:
         self._context = context
         self._spool = spool
-        self._cutter = cutter
         self._clock = clock
         self._reduction = Reduction(
             socket.gethostname(), clock, earliest_us=EARLIEST_US, latest=SystemClock(), window_ms=context.window_ms
         )
+        self._pipeline = Pipeline(self._reduction, cutter)
         self._sources: list[_Source] = []
         self._finished: list[_Source] = []
         self._last_us = 0
@@ -102,7 +100,7 @@ class Replay:
                 open_sources.remove(source)
             if open_sources:
                 self._clock.advance_to(min(one.watermark_us for one in open_sources))
-            if self._reduction.open_windows >= _CUT_WINDOWS:
+            if self._pipeline.is_full:
                 self._cut(self._clock.now_us())
             self._tell()
         if not self._stopped.is_set() and any(
@@ -140,37 +138,22 @@ class Replay:
         return True
 
     def _choose(self, source: _Source, data: bytes) -> Parser:
-        modified_us = int(source.reader.path.stat().st_mtime * US_PER_S)
-        lines = [line for line in lines_of(data[: 1 << 16]) if line.strip()]
-        parser = by_name(self._context.parser, ParserContext(source.service, modified_us), lines)
-        _log.info("parser_chosen", path=str(source.reader.path), parser=parser.name)
-        return parser
+        path = source.reader.path
+        modified_us = int(path.stat().st_mtime * US_PER_S)
+        return self._pipeline.parser(self._context.parser, source.service, modified_us, data, str(path))
 
     def _cut(self, watermark_us: int) -> None:
         while not self._spool.wait_for_room(_ROOM_TIMEOUT_S):
             if self._stopped.is_set():
                 return
-        deltas, samples = self._reduction.take()
-        alive = [name for name, seen_us in self._reduction.last_seen_us.items() if seen_us > watermark_us - _HORIZON_US]
-        batches = self._cutter.cut(
-            now_us=self._clock.now_us(),
-            deltas=deltas,
-            samples=samples,
-            services=alive,
-            sources=[
-                SourceRange(
-                    source.id,
-                    str(source.reader.path),
-                    source.cut_offset,
-                    source.reader.offset,
-                    source.watermark_us,
-                    0,
-                )
-                for source in self._sources
-                if source.reader.offset > source.cut_offset
-            ],
-            watermark_us=watermark_us,
-        )
+        ranges = [
+            SourceRange(
+                source.id, str(source.reader.path), source.cut_offset, source.reader.offset, source.watermark_us, 0
+            )
+            for source in self._sources
+            if source.reader.offset > source.cut_offset
+        ]
+        batches = self._pipeline.cut(now_us=self._clock.now_us(), watermark_us=watermark_us, sources=ranges)
         for source in self._sources:
             source.cut_offset = source.reader.offset
         self._spool.append(batches, {source.id: source.reader.offset for source in self._sources})
