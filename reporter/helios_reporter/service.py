@@ -33,6 +33,7 @@ _MAX_TRACES: Final = 2_000
 _MIN_SHARED_TRACES: Final = 2
 _STORE_WAIT_S: Final = 2.0
 _STORE_LOOK_S: Final = 0.1
+_GOODBYE_S: Final = 3.0
 SECOND_REPORT_US: Final = 600 * US_PER_S
 _log = structlog.get_logger(__name__)
 
@@ -218,7 +219,9 @@ async def run(context: Context) -> Outcome:
     context.routes.mount("/", console)
     feeding = asyncio.create_task(console.run(context.drain))
     try:
-        return await service.run()
+        outcome = await service.run()
+        await asyncio.wait({feeding}, timeout=_GOODBYE_S)  # it tells its clients that it goes
+        return outcome
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
