@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,7 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
-from helios_collector.ingest import event_records
+from helios_collector.ingest import ServiceNames, event_records
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
@@ -42,6 +43,7 @@ class HttpIngest:
         self._keys = keys
         self._telemetry = telemetry or Telemetry()
         self._reader = Reader()
+        self._names = ServiceNames()
         self._stopped = False
 
     def stop(self) -> None:
@@ -107,7 +109,11 @@ class HttpIngest:
                 errors.append({"index": index, "reason": str(error)})
                 records.append(dead_letter("event", str(error), raw))
                 continue
-            by_service[event.service].append(event)
+            name = self._names.under(event.service)
+            if name != event.service:
+                warnings.append({"index": index, "reason": f"too many services: {event.service} counts as {name}"})
+                event = replace(event, service=name)
+            by_service[name].append(event)
             if TIMESTAMP_REPLACED in event.attributes:
                 written = event.attributes[TIMESTAMP_REPLACED]
                 reason = f"timestamp {written} is not within the last 30 days and 10 minutes ahead: counted as of now"

@@ -15,11 +15,12 @@ from helios_core import wire
 from helios_core.batches import BatchId
 from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
 from helios_core.errors import BusUnavailable, WireError
-from helios_core.model import EventRecord
+from helios_core.model import OVERFLOW_SERVICE, EventRecord
 from helios_core.records import dead_letter, events_record, slice_record
 
 _RETRY_AFTER_MS: Final = 1_000
 _MAX_HOST_CHARS: Final = 255
+MAX_SERVICES: Final = 10_000
 _log = structlog.get_logger(__name__)
 
 
@@ -89,6 +90,22 @@ def _slice(id_: BatchId, part: batch_pb2.Slice, host: str, services: set[str]) -
         raise WireError(f"a second slice of the service {part.service!r} in one batch")
     services.add(part.service)
     return slice_record(id_, part.service, part.SerializeToString(), host[:_MAX_HOST_CHARS])
+
+
+class ServiceNames:
+    """The services whose raw events are told apart; those beyond the bound are counted as one."""
+
+    def __init__(self, limit: int = MAX_SERVICES) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def under(self, service: str) -> str:
+        """The name under which it is counted."""
+        if service not in self._known:
+            if len(self._known) >= self._limit:
+                return OVERFLOW_SERVICE
+            self._known.add(service)
+        return service
 
 
 def event_records(record: EventRecord) -> list[Record]:

@@ -32,7 +32,7 @@ async def run(context: Context) -> None:
     if context.routes is not None:
         for path in (*EVENTS_PATHS, "/health", "/metrics"):
             context.routes.mount(path, ingest)
-    writer = StoreWriter(context.bus, context.store, telemetry)
+    writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
         server, port = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry)
     except OSError as error:

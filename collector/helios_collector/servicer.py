@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -15,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
-from helios_collector.ingest import Ingest, event_records
+from helios_collector.ingest import Ingest, ServiceNames, event_records
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Bus
@@ -39,6 +40,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         self._keys = keys
         self._telemetry = telemetry
         self._ingest = Ingest(bus, telemetry)
+        self._names = ServiceNames()
 
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
@@ -71,7 +73,8 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
                 response.rejected.add(index=index, reason=str(error))
                 records.append(dead_letter("event", str(error), message.SerializeToString()))
                 continue
-            by_service[event.service].append(event)
+            name = self._names.under(event.service)
+            by_service[name].append(event if name == event.service else replace(event, service=name))
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
         try:

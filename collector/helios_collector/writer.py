@@ -13,10 +13,12 @@ from typing import Final, TypeVar
 
 import structlog
 
+from helios_collector.retention import prune
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
 from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
+from helios_core.clock import US_PER_S, Clock, SystemClock
 from helios_core.errors import WireError
 from helios_core.records import dead_letter, slice_of
 from helios_core.retry import until_available
@@ -29,16 +31,35 @@ GROUP: Final = "storage-writers"
 _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS)
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
+_PRUNE_EVERY_US: Final = 3_600 * US_PER_S
 _log = structlog.get_logger(__name__)
 
 
 class StoreWriter:
-    """Reads the bus as one member of the group `storage-writers`."""
+    """Reads the bus as one member of the group `storage-writers`.
 
-    def __init__(self, bus: Bus, store: Store, telemetry: Telemetry | None = None) -> None:
+    Args:
+        bus, store: from where to where.
+        telemetry: what it counts.
+        clock: what retention goes by.
+        retention_us: how long the store keeps what it writes; None keeps everything.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        telemetry: Telemetry | None = None,
+        *,
+        clock: Clock | None = None,
+        retention_us: int | None = None,
+    ) -> None:
         self._bus = bus
         self._store = store
         self._telemetry = telemetry or Telemetry()
+        self._clock = clock or SystemClock()
+        self._retention_us = retention_us
+        self._pruned_us = 0
 
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
@@ -51,6 +72,7 @@ class StoreWriter:
                 if not received:
                     if ending:
                         return
+                    await self._prune()
                     continue
                 await self._write(received)
                 self._telemetry.lag.set(await until_available(consumer.lag))
@@ -58,6 +80,13 @@ class StoreWriter:
                 await until_available(partial(consumer.commit, done))
         finally:
             await consumer.close()
+
+    async def _prune(self) -> None:
+        """Once an hour, when there is nothing else to do."""
+        now_us = self._clock.now_us()
+        if self._retention_us is not None and now_us - self._pruned_us >= _PRUNE_EVERY_US:
+            self._pruned_us = now_us
+            await until_available(partial(prune, self._store, now_us - self._retention_us))
 
     async def _write(self, received: list[Received]) -> None:
         writes: list[tuple[Received, SliceWrite | EventsWrite]] = []

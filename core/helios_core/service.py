@@ -55,6 +55,7 @@ class Context:
         allowed_lateness_us: how long after its end a horizon waits for late deltas.
         idle_after_us: how long after its last news a source stops to hold its services back; None where
             none can go away.
+        retention_us: how long the store keeps what was measured; None keeps everything.
         files: what a replay reads; empty when live.
         watch: globs of the files that a live agent follows.
         history: what the agent sends is of the past: to learn from, never to alert.
@@ -78,6 +79,7 @@ class Context:
     window_ms: int = 10_000
     allowed_lateness_us: int = LIVE_LATENESS_US
     idle_after_us: int | None = None
+    retention_us: int | None = None
     files: tuple[Path, ...] = ()
     watch: tuple[str, ...] = ()
     history: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -25,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data_dir: holds the embedded log and the store.
         grpc: `host:port` of the gRPC server; port 0 takes a free one.
         http: `host:port` of the HTTP server.
+        retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
         api_keys: who may do what; none leaves a listener on loopback open.
     """
 
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc: str = "127.0.0.1:4317"
     http: str = "127.0.0.1:8080"
     api_keys: tuple[ApiKey, ...] = ()
+    retention_days: Annotated[int, msgspec.Meta(ge=1, le=3_650)] = 30
 
     @property
     def folder(self) -> Path:

@@ -12,13 +12,14 @@ from typing import Final
 import structlog
 
 from helios_core import flow
-from helios_core.clock import SystemClock
+from helios_core.clock import US_PER_S, SystemClock
 from helios_core.embedded import opened
 from helios_core.http import serving
 from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.settings import Settings
 
+_DAY_US: Final = 86_400 * US_PER_S
 _ONE_PRESS_S: Final = 1.0  # what starts a process may pass a signal on that the terminal has sent already
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             keys=keys,
             routes=routes,
             idle_after_us=IDLE_AFTER_US,
+            retention_us=settings.retention_days * _DAY_US,
             watch=tuple(watch),
         )
         async with serving(routes, settings.http) as http:

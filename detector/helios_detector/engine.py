@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from math import isnan, log1p
 from typing import Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from helios_core.alerts import Alert, Finding
 from helios_core.features import CONTEXT_1, Expected, FeatureSet, HorizonView
 from helios_core.model import Level
@@ -29,7 +26,7 @@ from helios_detector.detectors.patterns import NewPattern
 from helios_detector.detectors.rules import ErrorRateRule
 from helios_detector.detectors.silence import Silence
 from helios_detector.horizon import HORIZON_MINUTES, ServiceHorizon, WindowTotals
-from helios_detector.training import MIN_ROWS, Forest, train
+from helios_detector.training import MIN_ROWS, Forest, History, train
 
 _MINUTE_US: Final = 60_000_000
 _DAY_US: Final = 86_400_000_000
@@ -41,6 +38,7 @@ _NEW_FOR_US: Final = 600_000_000  # a template is new this long
 _MAX_TEMPLATES: Final = 10_000  # remembered for a service
 _MAX_NEW_A_DAY: Final = 20  # new error templates beyond which a service's new ones say nothing
 _MAX_FROZEN_US: Final = 7_200_000_000  # after so long an alert is the new normal
+MAX_SERVICES: Final = 10_000
 _GIVE_UP_US: Final = 1_800_000_000  # of silence, after which windows without data are passed over
 # The least spread that is believed, by measure.
 _MEASURES: Final = {
@@ -77,7 +75,7 @@ class _Service:
     templates: dict[int, int] = field(default_factory=dict)  # id -> when it was first seen
     fresh: dict[int, NewTemplate] = field(default_factory=dict)
     fresh_days: deque[int] = field(default_factory=deque)
-    history: deque[NDArray[np.float32]] = field(default_factory=lambda: deque(maxlen=_MAX_HISTORY))
+    history: History = field(default_factory=lambda: History(len(CONTEXT_1.names), _MAX_HISTORY))
     bands: dict[str, Band] = field(default_factory=dict)
     bands_minute: int = -1
     watermark_us: int = 0
@@ -113,11 +111,15 @@ class Engine:
         self._services: dict[str, _Service] = {}
         self._detectors: tuple[Detector, ...] = (ErrorRateRule(), Silence(), Deviation(), NewPattern())
         self.decided = 0
+        self.ignored_events = 0  # of services beyond MAX_SERVICES
 
     def observe(self, service: str, deltas: Iterable[WindowDelta]) -> None:
-        """Takes deltas of a service, in any order."""
+        """Takes deltas of a service, in any order; of a service too many only their events are counted."""
         state = self._services.get(service)
         for delta in deltas:
+            if state is None and len(self._services) >= MAX_SERVICES:
+                self.ignored_events += delta.events
+                continue
             if state is None:
                 state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us)
             if state.horizon.add(delta):
@@ -279,7 +281,7 @@ class Engine:
         return {name: state.forest.version for name, state in list(self._services.items()) if state.forest}
 
     def _train(self, state: _Service, end_us: int) -> Forest:
-        rows = np.stack(state.history)
+        rows = state.history.rows()
         if state.has_latency:
             return train(rows, self._feature_set, end_us)
         kept = [i for i, feature in enumerate(self._feature_set.features) if not feature.needs_latency]

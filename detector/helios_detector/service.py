@@ -84,6 +84,7 @@ class DetectorService:
         return {
             "decided": self.engine.decided,
             "late_events": self.engine.late_events,
+            "ignored_events": self.engine.ignored_events,
             "behind": self._behind,
             "learning": self.engine.learning(),
             "models": self.engine.models(),

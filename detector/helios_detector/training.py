@@ -21,6 +21,42 @@ _SEED: Final = 42
 # Neighbouring horizons share most of their windows; a fold of hours keeps most of them apart.
 _FOLD_ROWS: Final = 120
 MIN_ROWS: Final = 720  # half a day of minutes
+_FIRST_ROWS: Final = 64
+
+
+class History:
+    """The last feature vectors of a service, one a minute: rows of one growing array.
+
+    Args:
+        n_features: of a vector.
+        max_rows: how many are kept.
+    """
+
+    def __init__(self, n_features: int, max_rows: int) -> None:
+        self._rows = np.empty((_FIRST_ROWS, n_features), dtype=np.float32)
+        self._max_rows = max_rows
+        self._next = 0
+        self._full = False
+
+    def __len__(self) -> int:
+        return len(self._rows) if self._full else self._next
+
+    def append(self, vector: NDArray[np.float32]) -> None:
+        """The oldest goes when there are too many."""
+        if self._next == len(self._rows) and not self._full and self._next < self._max_rows:
+            grown = np.empty((min(2 * self._next, self._max_rows), self._rows.shape[1]), dtype=np.float32)
+            grown[: self._next] = self._rows
+            self._rows = grown
+        if self._next == len(self._rows):
+            self._next, self._full = 0, True
+        self._rows[self._next] = vector
+        self._next += 1
+
+    def rows(self) -> NDArray[np.float32]:
+        """(n_rows, n_features), the oldest first; a copy."""
+        if not self._full:
+            return self._rows[: self._next].copy()
+        return np.concatenate((self._rows[self._next :], self._rows[: self._next]))
 
 
 @dataclass(frozen=True, slots=True)

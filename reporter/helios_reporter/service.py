@@ -34,6 +34,9 @@ _MIN_SHARED_TRACES: Final = 2
 _STORE_WAIT_S: Final = 2.0
 _STORE_LOOK_S: Final = 0.1
 _GOODBYE_S: Final = 3.0
+_PRUNE_EVERY_US: Final = 3_600 * US_PER_S
+_KEEP_INCIDENTS_US: Final = 365 * 86_400 * US_PER_S
+_MAX_PRUNED: Final = 1_000  # incidents in an hour
 SECOND_REPORT_US: Final = 600 * US_PER_S
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +58,7 @@ class ReporterService:
         self._store = context.store
         self._folder = context.data_dir / "reports"
         self._due: dict[str, int] = {}  # incidents that wait for their second report, and since when
+        self._pruned_us = 0
         self._telemetry = Telemetry(context.metrics)
         self.outcome = Outcome()
         context.parts["reporter"] = lambda: msgspec.to_builtins(self.outcome)
@@ -133,6 +137,16 @@ class ReporterService:
         for incident in incidents.open:
             if incident.id in self._due and now_us >= self._due[incident.id]:
                 await self._write(incident, now_us, held=True)
+        if self._context.retention_us is not None and now_us - self._pruned_us >= _PRUNE_EVERY_US:
+            self._pruned_us = now_us
+            await until_available(partial(self._prune, now_us - _KEEP_INCIDENTS_US))
+
+    async def _prune(self, before_us: int) -> None:
+        """Drops incidents that were over long ago, with their reports."""
+        for row in await self._store.query("incidents_before", before_us=before_us, limit=_MAX_PRUNED):
+            parameters = {"incident_id": row["id"]}
+            await self._store.transact([Statement(f"delete_{kind}", parameters) for kind in ("reports", "incident")])
+            (self._folder / f"{row['id']}.md").unlink(missing_ok=True)
 
     async def _write(self, incident: Incident, now_us: int, *, held: bool) -> None:
         """The incident and its report, in one transaction."""

@@ -30,6 +30,7 @@ CREATE TABLE window_templates (
     count       INTEGER NOT NULL
 );
 CREATE INDEX window_templates_service_start ON window_templates (service, start_us);
+CREATE INDEX window_templates_start ON window_templates (start_us);
 
 CREATE TABLE templates (
     service       TEXT    NOT NULL,
@@ -71,6 +72,7 @@ CREATE TABLE metrics (
     labels  TEXT    NOT NULL  -- JSON object
 );
 CREATE INDEX metrics_name_time ON metrics (name, service, time_us);
+CREATE INDEX metrics_time ON metrics (time_us);
 
 -- What was applied of each agent's incarnation: see helios_core.store.ledger.
 CREATE TABLE ledger (
@@ -98,6 +100,7 @@ CREATE TABLE anomalies (
     document     TEXT    NOT NULL   -- helios_core.alerts.Alert as JSON
 ) WITHOUT ROWID;
 CREATE INDEX anomalies_service_time ON anomalies (service, decided_us);
+CREATE INDEX anomalies_time ON anomalies (decided_us);
 
 CREATE TABLE incidents (
     id          TEXT    NOT NULL PRIMARY KEY,

@@ -1,0 +1,1 @@
+DELETE FROM anomalies WHERE decided_us < :before_us

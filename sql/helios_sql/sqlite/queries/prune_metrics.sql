@@ -1,0 +1,1 @@
+DELETE FROM metrics WHERE time_us < :before_us

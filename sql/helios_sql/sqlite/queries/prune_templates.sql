@@ -1,0 +1,1 @@
+DELETE FROM templates WHERE last_seen_us < :before_us

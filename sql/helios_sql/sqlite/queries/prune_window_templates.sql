@@ -1,0 +1,1 @@
+DELETE FROM window_templates WHERE start_us < :before_us

@@ -1,0 +1,1 @@
+DELETE FROM windows WHERE start_us < :before_us

@@ -1,0 +1,88 @@
+"""Retention: what is too old goes, what is not stays, and the writer does it while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from helios_collector.ingest import ServiceNames
+from helios_collector.retention import prune
+from helios_collector.writer import StoreWriter
+from helios_core.alerts import Alert, AlertState, Family, Severity, alert_row
+from helios_core.batches import BatchId, Slice
+from helios_core.bus.memory import MemoryBus
+from helios_core.clock import EventClock
+from helios_core.model import OVERFLOW_SERVICE, Event, Level, MetricSample
+from helios_core.store.base import SliceWrite, Statement
+from helios_core.store.sqlite import SqliteStore
+from helios_core.windows import WindowDelta
+
+DAY_US = 86_400_000_000
+NOW_US = 1_772_409_600_000_000
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    made = SqliteStore(tmp_path / "store.db")
+    yield made
+    await made.close()
+
+
+async def filled(store: SqliteStore) -> None:
+    """One of everything for each of the last 40 days."""
+    for day in range(40):
+        at_us = NOW_US - day * DAY_US
+        part = Slice("cart", at_us)
+        part.deltas = [WindowDelta(at_us - at_us % 10_000_000, "cart", "h", levels=[0, 0, 0, 0, 1, 0])]
+        part.samples = [Event(at_us, "cart", Level.ERROR, f"no item {day}", counted=True)]
+        part.metrics = [MetricSample(at_us, "cpu", 0.5, service="cart")]
+        await store.apply([SliceWrite(BatchId(b"a" * 16, 1, day + 1), 0, bytes([day]) * 16, part)])
+        alert = Alert(
+            id=f"{day:016x}", episode=f"{day:016x}", service="cart", family=Family.ERRORS, state=AlertState.FIRED,
+            severity=Severity.LOW, decided_us=at_us, onset_us=at_us, seen_us=at_us, horizon_us=300_000_000,
+            detectors=(), findings=(), features={},
+        )  # fmt: skip
+        await store.transact([Statement("upsert_anomaly", alert_row(alert))])
+
+
+async def days_kept(store: SqliteStore) -> tuple[int, int]:
+    (totals,) = await store.query("totals")
+    alerts = await store.query("alerts_in_range", from_us=0, to_us=NOW_US + 1)
+    return totals["events"], len(alerts)
+
+
+async def test_what_is_too_old_goes_and_the_rest_stays(store: SqliteStore) -> None:
+    await filled(store)
+    await prune(store, NOW_US - 30 * DAY_US)
+    assert await days_kept(store) == (31, 31)
+    await prune(store, NOW_US - 30 * DAY_US)
+    assert await days_kept(store) == (31, 31)
+
+
+async def test_an_empty_store_has_nothing_to_prune(store: SqliteStore) -> None:
+    await prune(store, NOW_US)
+    assert await days_kept(store) == (0, 0)
+
+
+@pytest.mark.parametrize(("retention_us", "kept"), [(None, 40), (30 * DAY_US, 31)])
+async def test_the_writer_prunes_when_it_is_told_to(store: SqliteStore, retention_us: int | None, kept: int) -> None:
+    await filled(store)
+    drain = asyncio.Event()
+    writer = StoreWriter(MemoryBus(), store, clock=EventClock(NOW_US), retention_us=retention_us)
+    running = asyncio.create_task(writer.run(drain))
+    async with asyncio.timeout(20):
+        while retention_us is not None and (await days_kept(store))[0] != kept:  # noqa: ASYNC110 - only the store knows
+            await asyncio.sleep(0.05)
+        drain.set()
+        await running
+    assert (await days_kept(store))[0] == kept
+
+
+def test_services_beyond_the_bound_are_counted_as_one() -> None:
+    names = ServiceNames(limit=2)
+    assert [names.under(name) for name in ("a", "b", "c", "a", "d")] == [
+        "a", "b", OVERFLOW_SERVICE, "a", OVERFLOW_SERVICE,
+    ]  # fmt: skip
