@@ -182,6 +182,7 @@ class Engine:
             service=service,
             view=view,
             minute=state.horizon.last_minute,
+            steady=state.horizon.outside_worst_minute(),
             bands=bands,
             measures=measures,
             full=state.horizon.full,

@@ -88,6 +88,15 @@ class _Rolling:
             return 0.0
         return (self.errors - worst.errors) / (self.events - worst.events)
 
+    def outside_worst(self, span: int) -> tuple[int, int]:
+        """(events, errors) without the `span` neighbouring windows that have the most errors."""
+        if self.errors < 2:  # nearly always: a single error is its own worst minute
+            return self.events, 0
+        events = [0 if w is None else w.events for w in self.windows]
+        errors = [0 if w is None else w.errors for w in self.windows]
+        worst = max(range(len(errors)), key=lambda i: sum(errors[i : i + span]))
+        return self.events - sum(events[worst : worst + span]), self.errors - sum(errors[worst : worst + span])
+
     def add(self, window: WindowTotals) -> None:
         self.events += window.events
         self.errors += window.errors
@@ -215,6 +224,10 @@ class ServiceHorizon:
             new_templates=new_templates,
             expected=expected,
         )
+
+    def outside_worst_minute(self) -> tuple[int, int]:
+        """(events, errors) of the horizon without the minute that has the most errors: what no burst can make."""
+        return self._long.outside_worst(self._short.size)
 
     @property
     def last_minute(self) -> tuple[int, int]:

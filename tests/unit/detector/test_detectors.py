@@ -56,6 +56,7 @@ def evaluation(
     seen: HorizonView | None = None,
     *,
     minute: tuple[int, int] = (0, 0),
+    steady: tuple[int, int] | None = None,
     bands: Mapping[str, Band] | None = None,
     measures: Mapping[str, float] | None = None,
     full: bool = True,
@@ -63,10 +64,12 @@ def evaluation(
     learned: bool = True,
     new: tuple[NewTemplate, ...] = (),
 ) -> Evaluation:
+    seen = seen or view()
     return Evaluation(
         service="web",
-        view=seen or view(),
+        view=seen,
         minute=minute,
+        steady=steady or (seen.events, seen.errors),
         bands=bands or {},
         measures=measures or {},
         full=full,
@@ -122,11 +125,18 @@ def test_error_rates_over_five_minutes(events: int, errors: int, severity: Sever
 
 
 @pytest.mark.parametrize(
-    ("minute", "fires"), [((100, 49), False), ((100, 50), True), ((10, 5), True), ((9, 9), False), ((0, 0), False)]
+    ("minute", "fires"),
+    [((100, 49), False), ((100, 50), True), ((10, 5), False), ((20, 10), True), ((9, 9), False), ((0, 0), False)],
 )
 def test_half_of_the_last_minute(minute: tuple[int, int], fires: bool) -> None:
     found = ErrorRateRule().find(evaluation(view(1_000, 50), minute=minute))
     assert [(f.severity, f.minutes) for f in found] == ([(HIGH, 1.0)] if fires else [])
+
+
+@pytest.mark.parametrize(("steady", "fires"), [((800, 1), False), ((800, 20), False), ((800, 50), True)])
+def test_a_burst_within_a_minute_is_no_error_rate(steady: tuple[int, int], fires: bool) -> None:
+    found = ErrorRateRule().find(evaluation(view(1_000, 300), steady=steady))
+    assert bool(found) is fires
 
 
 def test_where_errors_are_normal_a_rule_begins_above_them() -> None:
