@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test lint bench proto lock clean
+.PHONY: help setup demo test test-slow lint bench proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ demo: $(READY) ## an incident from its first line to its report, with the consol
 
 test: $(DEV_READY) ## the quick tiers: what needs no service
 	$(BIN)/python -m pytest -n auto
+
+test-slow: $(DEV_READY) ## what takes more than 25 s each: the demo, kill -9 under load
+	$(BIN)/python -m pytest -m slow
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .

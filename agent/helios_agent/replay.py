@@ -188,15 +188,19 @@ async def run(context: Context) -> Counts:
         read_all = asyncio.Event()
         shipping = asyncio.create_task(Shipper(spool, await context.collector).run(read_all))
         reading = asyncio.create_task(asyncio.to_thread(replay.run))
+        draining = asyncio.create_task(context.drain.wait())
         try:
-            await asyncio.wait({reading, shipping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, shipping, draining}, return_when=asyncio.FIRST_COMPLETED)
             if shipping.done():
                 shipping.result()
+            if not reading.done():
+                replay.stop()  # what is not in the spool is read again next time
             await reading
             read_all.set()
             await shipping
         finally:
             replay.stop()
+            draining.cancel()
             shipping.cancel()
             await asyncio.gather(reading, shipping, return_exceptions=True)
             spool.close()

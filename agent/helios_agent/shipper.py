@@ -22,7 +22,7 @@ from helios_core.batches import MAX_UNACKNOWLEDGED
 from helios_core.errors import HeliosError
 
 _FIRST_PAUSE_S: Final = 0.2
-_LONGEST_PAUSE_S: Final = 30.0
+_LONGEST_PAUSE_S: Final = 15.0
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _log = structlog.get_logger(__name__)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -24,6 +26,8 @@ from helios_core.routes import HttpScope, Receive, Send
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
 _Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
+_STOPPING: Final[_Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -44,11 +48,16 @@ class HttpIngest:
         self._telemetry = telemetry or Telemetry()
         self._reader = Reader()
         self._names = ServiceNames()
-        self._stopped = False
+        self._stopping = asyncio.Event()
+        self._publishing = 0
+        self._published = asyncio.Event()
 
-    def stop(self) -> None:
-        """From now on events are refused, to be sent again; what is under way is answered."""
-        self._stopped = True
+    async def stop(self) -> None:
+        """From now on events are refused, to be sent again. Returns when those under way are on the bus."""
+        self._stopping.set()
+        while self._publishing:
+            self._published.clear()
+            await self._published.wait()
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -81,8 +90,6 @@ class HttpIngest:
             if method != "POST":
                 return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
             refused = self._refused(headers, Scope.INGEST)
-            if refused is None and self._stopped:
-                refused = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
             return refused or await self._events(headers, receive)
         return 404, {"error": f"there is no {path}; events go to POST {EVENTS_PATHS[0]}"}, []
 
@@ -95,7 +102,10 @@ class HttpIngest:
         return status, {"error": fault.message}, [] if fault.known else [(b"www-authenticate", b"Bearer")]
 
     async def _events(self, headers: dict[str, str], receive: Receive) -> _Answer:
-        data = plain(await _body(headers, receive), headers.get("content-encoding", "").strip().lower())
+        body = await _body(headers, receive, self._stopping)
+        if self._stopping.is_set():
+            return _STOPPING
+        data = plain(body, headers.get("content-encoding", "").strip().lower())
         key = headers.get("idempotency-key", "")
         now_us = self._clock.now_us()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
@@ -120,7 +130,14 @@ class HttpIngest:
                 warnings.append({"index": index, "reason": reason})
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
-        await self._bus.publish(records)
+        if self._stopping.is_set():
+            return _STOPPING
+        self._publishing += 1
+        try:
+            await self._bus.publish(records)
+        finally:
+            self._publishing -= 1
+            self._published.set()
         accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("http").inc(accepted)
         self._telemetry.events_rejected.labels("http").inc(len(errors))
@@ -129,15 +146,17 @@ class HttpIngest:
         return status, answer | ({"warnings": warnings} if warnings else {}), []
 
 
-async def _body(headers: dict[str, str], receive: Receive) -> bytes:
-    """The body, never more of it than the limit."""
+async def _body(headers: dict[str, str], receive: Receive, stopping: asyncio.Event) -> bytes:
+    """The body, never more of it than the limit; a body that goes on is not waited for when stopping."""
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
     parts: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        message = await receive() if not parts else await _unless(stopping, receive())
+        if message is None:
+            return b"".join(parts)
         if message["type"] == "http.disconnect":
             raise BodyError("the client went away before the body was complete")
         part = message.get("body", b"")
@@ -147,6 +166,17 @@ async def _body(headers: dict[str, str], receive: Receive) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def _unless(stopping: asyncio.Event, coming: Awaitable[_T]) -> _T | None:
+    """What comes, or None when stopping is sooner."""
+    tasks = asyncio.ensure_future(coming), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _respond(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:

@@ -34,7 +34,7 @@ async def run(context: Context) -> None:
             context.routes.mount(path, ingest)
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
-        server, port = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry)
+        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry)
     except OSError as error:
         raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drained = asyncio.Event()
@@ -42,18 +42,18 @@ async def run(context: Context) -> None:
     draining = asyncio.create_task(context.drain.wait())
 
     def say() -> dict[str, Any]:
-        return {"grpc_port": port, "open": context.keys.are_open, **telemetry.status()}
+        return {"grpc_port": server.port, "open": context.keys.are_open, **telemetry.status()}
 
     context.parts["collector"] = say
     try:
         host = split(context.grpc)[0]
-        context.collector.set_result(f"{f'[{host}]' if ':' in host else host}:{port}")
+        context.collector.set_result(f"{f'[{host}]' if ':' in host else host}:{server.port}")
         await asyncio.wait({writing, draining}, return_when=asyncio.FIRST_COMPLETED)
-        ingest.stop()
+        await ingest.stop()
         await server.stop(_GRACE_S)
         drained.set()
         await writing
     finally:
         for task in (writing, draining):
             task.cancel()
-        await server.stop(_GRACE_S)
+        await server.stop(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -25,6 +27,7 @@ from helios_core.errors import BusUnavailable, WireError
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
+from helios_core.settings import split
 
 _RETRY_AFTER_S: Final = 1.0
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -41,27 +44,42 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         self._telemetry = telemetry
         self._ingest = Ingest(bus, telemetry)
         self._names = ServiceNames()
+        self.stopping = asyncio.Event()
 
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
     ) -> AsyncIterator[service_pb2.SendBatchResponse]:
         await self._admit(context)
-        async for request in request_iterator:
-            response = await self._ingest.take_batch(request)
-            yield response
-            if response.answer != service_pb2.ANSWER_ACCEPTED:
-                return
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(request_iterator, None))
+                await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():  # what was sent and is not answered is sent again
+                    coming.cancel()
+                    return
+                request = coming.result()
+                if request is None:
+                    return
+                response = await self._ingest.take_batch(request)
+                yield response
+                if response.answer != service_pb2.ANSWER_ACCEPTED:
+                    return
+        finally:
+            stopping.cancel()
 
     async def SendBatch(
         self, request: service_pb2.SendBatchRequest, context: _Context
     ) -> service_pb2.SendBatchResponse:
         await self._admit(context)
+        await self._refuse_when_stopping(context)
         return await self._ingest.take_batch(request)
 
     async def SendEvents(
         self, request: service_pb2.SendEventsRequest, context: _Context
     ) -> service_pb2.SendEventsResponse:
         await self._admit(context)
+        await self._refuse_when_stopping(context)
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         records = []
@@ -80,14 +98,15 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         try:
             await self._bus.publish(records)
         except BusUnavailable as error:
-            code = grpc.StatusCode.UNAVAILABLE
-            details = retry_details(code.value[0], str(error), _RETRY_AFTER_S)
-            context.set_trailing_metadata(((TRAILER, details),))
-            await context.abort(code, str(error))
+            await _unavailable(context, str(error))
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
         self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
         return response
+
+    async def _refuse_when_stopping(self, context: _Context) -> None:
+        if self.stopping.is_set():
+            await _unavailable(context, "the collector is stopping")
 
     async def _admit(self, context: _Context) -> None:
         """Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
@@ -100,16 +119,37 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             await context.abort(code, fault.message)
 
 
-async def serve(
-    bus: Bus, clock: Clock, address: str, keys: Keys, telemetry: Telemetry | None = None
-) -> tuple[aio.Server, int]:
-    """A running server and its port.
+async def _unavailable(context: _Context, message: str) -> None:
+    """Ends the call with UNAVAILABLE, and says when to try again."""
+    code = grpc.StatusCode.UNAVAILABLE
+    context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, _RETRY_AFTER_S)),))
+    await context.abort(code, message)
+
+
+class Server:
+    """A gRPC server that runs."""
+
+    def __init__(self, server: aio.Server, servicer: HeliosServicer, port: int) -> None:
+        self._server = server
+        self._servicer = servicer
+        self.port = port
+
+    async def stop(self, grace_s: float | None) -> None:
+        """No new calls, streams end, and what is under way is answered within the grace; None ends it at once."""
+        self._servicer.stopping.set()
+        await self._server.stop(grace_s)
+
+
+async def serve(bus: Bus, clock: Clock, address: str, keys: Keys, telemetry: Telemetry | None = None) -> Server:
+    """A running server.
 
     Raises:
         OSError: the address cannot be bound.
     """
+    _probe(address)
     server = aio.server(options=[("grpc.max_receive_message_length", 4 * 1024 * 1024), ("grpc.so_reuseport", 0)])
-    service_pb2_grpc.add_HeliosServicer_to_server(HeliosServicer(bus, clock, keys, telemetry or Telemetry()), server)
+    servicer = HeliosServicer(bus, clock, keys, telemetry or Telemetry())
+    service_pb2_grpc.add_HeliosServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
@@ -124,4 +164,15 @@ async def serve(
     except BaseException:  # also when cancelled: a server that was not stopped complains at exit
         await server.stop(None)
         raise
-    return server, port
+    return Server(server, servicer, port)
+
+
+def _probe(address: str) -> None:
+    """OSError, with the reason, when the address is taken: grpcio says so in its own log, and in many words."""
+    host, port = split(address)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"the collector cannot listen on {address}: {error.strerror}") from error

@@ -53,7 +53,7 @@ def parse(text: str, kind: type[_T], environment: Mapping[str, str], *, name: st
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not YAML: {error}") from error
+        raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):

@@ -13,4 +13,6 @@ def main() -> None:
         sys.exit(
             f"helios: the command line needs more than the client ({error}): pip install 'helios-observability[all]'"
         )
+    except KeyboardInterrupt:
+        sys.exit(130)
     cli()

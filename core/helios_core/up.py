@@ -110,6 +110,8 @@ def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
 
 async def _tell(context: Context, http: str, ready: Callable[[Listening], object]) -> None:
     grpc = await asyncio.shield(context.collector)
+    if context.routes is not None:
+        context.routes.settle()  # all have mounted before the collector listens
     listening = Listening(http, grpc, context.keys.are_open)
     _log.info("listening", http=http, grpc=grpc, open=listening.open)
     ready(listening)

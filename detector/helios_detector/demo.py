@@ -123,23 +123,27 @@ class _Demo:
 
     async def _agent(self, agent: Run, context: Context) -> Any:
         """The agent's two runs: it sends the past to be learned, then follows the live log."""
-        lines = await asyncio.to_thread(self._write_history)
+        lines = await asyncio.to_thread(self._write_history, context.drain)
+        if context.drain.is_set():
+            return None
         self._say(f"simulated {_DAYS} days of {', '.join(self._simulation.services)}: {lines:,} lines")
         writing = threading.Thread(target=self._write_live, name="live-log", daemon=True)
         writing.start()
         past = replace(context, clock=EventClock(), files=(self._history,), history=True, window_ms=_HISTORY_WINDOW_MS)
         await agent(past)
+        if context.drain.is_set():
+            return None
         self._say("the week is read; following the live log")
         return await agent(replace(context, watch=(str(self._live),)))
 
-    def _write_history(self) -> int:
+    def _write_history(self, drain: asyncio.Event) -> int:
         lines = 0
         until_ms = to_us(self._live_from) // 1_000
         with self._history.open("wb") as file:
             for chunk in self._chunks:
                 file.write(chunk.data)
                 lines += len(chunk)
-                if chunk.end_ms >= until_ms:
+                if chunk.end_ms >= until_ms or drain.is_set():
                     break
         return lines
 
@@ -154,9 +158,9 @@ class _Demo:
         while True:
             await asyncio.sleep(_LOOK_S)
             detector = context.status().get("detector", {})
-            if not learned and detector.get("models"):
+            if not learned and len(detector.get("models", ())) == _SERVICES_SIMULATED:
                 learned = True
-                self._say(f"learned: a forest each for {', '.join(sorted(detector['models']))}")
+                self._say(f"learned: a forest each for {', '.join(self._simulation.services)}")
                 began = rfc3339(self._incident_us, digits=0)
                 self._say(f"{_FAILS} fails since {began}: every request")
                 if opens:
@@ -179,7 +183,10 @@ class _Demo:
 def _folder(given: Path | None) -> Iterator[Path]:
     """The given folder, which is kept, or a temporary one."""
     if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
+        try:
+            given.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HeliosError(f"{given} cannot be used: {error.strerror}; choose another folder") from error
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="helios-demo-") as made:

@@ -90,9 +90,9 @@ def fill(spool: Spool, cutter: Cutter, cuts: int, *, events: int = 3, sample_cha
 @asynccontextmanager
 async def collector(bus: Site, port: int = 0, keys: Keys | None = None) -> AsyncIterator[int]:
     """The real one."""
-    server, bound = await serve(bus, SystemClock(), f"127.0.0.1:{port}", keys or Keys(None))
+    server = await serve(bus, SystemClock(), f"127.0.0.1:{port}", keys or Keys(None))
     try:
-        yield bound
+        yield server.port
     finally:
         await server.stop(None)
 

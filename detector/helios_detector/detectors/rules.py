@@ -12,6 +12,7 @@ MIN_EVENTS: Final = 10
 # (share of errors, severity) over the horizon, the worst first.
 ERROR_RATES: Final = ((0.5, Severity.CRITICAL), (0.3, Severity.HIGH), (0.15, Severity.MEDIUM))
 _MINUTE_RATE: Final = 0.5
+_OUTAGE_RATE: Final = 0.9
 _ABOVE_NORMAL: Final = 0.10  # where errors are normal, how far above them a rule begins
 # A few errors among a few events may be chance: exp(-12) is 6e-6, and a day has 288 separate horizons.
 _CHANCE: Final = 12.0
@@ -22,7 +23,9 @@ _UNKNOWN_TYPICAL: Final = 0.02  # of a service that is new
 
 
 class ErrorRateRule:
-    """15, 30 and 50 % of errors over 5 minutes, of at least 10 events; 50 % over the last minute, of at least 10 errors.
+    """15, 30 and 50 % of errors over 5 minutes (10 events at least); 50 % over the last minute (10 errors at least).
+
+    The worse of both; 90 % of the last minute is an outage.
 
     Errors of a single minute are a burst, which passes: over 5 minutes there must be some outside the worst.
     """
@@ -35,17 +38,20 @@ class ErrorRateRule:
         above = (typical or 0.0) + _ABOVE_NORMAL
         view = evaluation.view
         usual = _UNKNOWN_TYPICAL if typical is None else max(typical, _LEAST_TYPICAL)
+        found: list[Finding] = []
+        events, errors = evaluation.minute
+        if errors >= MIN_EVENTS and errors / events >= max(_MINUTE_RATE, above):
+            severity = Severity.CRITICAL if errors / events >= _OUTAGE_RATE else Severity.HIGH
+            found.append(_finding(severity, errors / events, typical, max(_MINUTE_RATE, above), 1.0))
         steady_events, steady_errors = evaluation.steady
         lasts = steady_errors >= _MIN_STEADY and steady_errors / steady_events >= usual + _STEADY_ABOVE_NORMAL
         if lasts and view.events >= MIN_EVENTS and is_beyond_chance(view.errors, view.events, usual):
             least = max(ERROR_RATES[-1][0], above)
             for limit, severity in ERROR_RATES:
                 if view.error_rate >= max(limit, above):
-                    return [_finding(severity, view.error_rate, typical, least, view.minutes)]
-        events, errors = evaluation.minute
-        if errors >= MIN_EVENTS and errors / events >= max(_MINUTE_RATE, above):
-            return [_finding(Severity.HIGH, errors / events, typical, max(_MINUTE_RATE, above), 1.0)]
-        return []
+                    found.append(_finding(severity, view.error_rate, typical, least, view.minutes))
+                    break
+        return sorted(found, key=lambda finding: -finding.severity.rank)[:1]
 
 
 def is_beyond_chance(errors: int, events: int, usual: float) -> bool:

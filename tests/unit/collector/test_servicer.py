@@ -46,9 +46,9 @@ class Site(MemoryBus):
 
 @asynccontextmanager
 async def served(bus: MemoryBus, keys: Keys | None = None) -> AsyncIterator[service_pb2_grpc.HeliosAsyncStub]:
-    server, port = await serve(bus, EventClock(NOW), "127.0.0.1:0", keys or Keys(None))
+    server = await serve(bus, EventClock(NOW), "127.0.0.1:0", keys or Keys(None))
     try:
-        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield service_pb2_grpc.HeliosStub(channel)
     finally:
         await server.stop(None)
@@ -130,9 +130,9 @@ async def test_without_the_right_key_nothing_is_taken(key: str, code: grpc.Statu
 
 
 async def test_an_address_in_use_is_an_error_that_names_it() -> None:
-    server, port = await serve(Site(), EventClock(NOW), "127.0.0.1:0", Keys(None))
+    server = await serve(Site(), EventClock(NOW), "127.0.0.1:0", Keys(None))
     try:
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
-            await serve(Site(), EventClock(NOW), f"127.0.0.1:{port}", Keys(None))
+        with pytest.raises(OSError, match=f"127.0.0.1:{server.port}"):
+            await serve(Site(), EventClock(NOW), f"127.0.0.1:{server.port}", Keys(None))
     finally:
         await server.stop(None)
