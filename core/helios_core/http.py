@@ -68,9 +68,10 @@ def _listener(address: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # what a name that cannot be one gives
         listener.close()
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"HTTP cannot listen on {address}: {error.strerror}; choose another with --http, or end what listens there"
+            f"HTTP cannot listen on {address}: {reason}; choose another with --http, or end what listens there"
         ) from error
     return listener

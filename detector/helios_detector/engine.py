@@ -79,6 +79,7 @@ class _Service:
     bands: dict[str, Band] = field(default_factory=dict)
     bands_minute: int = -1
     watermark_us: int = 0
+    is_past: bool = False  # what came last was history
     last_event_us: int = 0
     suspicious_since_us: int = 0
     trained_us: int = 0
@@ -125,17 +126,22 @@ class Engine:
             if state.horizon.add(delta):
                 state.first_us = min(state.first_us, delta.start_us)
 
-    def advance(self, service: str, watermark_us: int, *, history: bool = False) -> list[Alert]:
+    def advance(self, service: str, watermark_us: int, *, history: bool = False, watched: bool = True) -> list[Alert]:
         """Decides the service's horizons that its watermark has passed.
 
         Args:
             history: what the watermark has passed is of the past: it is learned from, and nothing is
                 decided of it. Its windows may be of a whole minute.
+            watched: all the service's agents are heard of. Otherwise silence says nothing.
         """
         state = self._services.get(service)
         alerts: list[Alert] = []
         if state is None:
             return alerts
+        if state.is_past and not history:
+            began_us = state.horizon.break_off()
+            state.last_event_us = state.last_event_us if began_us is None else began_us
+        state.is_past = history
         state.watermark_us = max(state.watermark_us, watermark_us)
         limit_us = state.watermark_us - self._lateness_us
         if history:  # of a wider window more may come until its end, and it stands at its beginning
@@ -149,7 +155,7 @@ class Engine:
             if history or state.horizon.is_coarse:
                 self._absorb(service, state)
             else:
-                alerts += self._decide(service, state)
+                alerts += self._decide(service, state, watched)
         return alerts
 
     def learning(self) -> dict[str, tuple[int, int]]:
@@ -173,7 +179,7 @@ class Engine:
     def _learned(self, state: _Service) -> bool:
         return (state.horizon.end_us or 0) - state.first_us >= LEARNING_US
 
-    def _decide(self, service: str, state: _Service) -> list[Alert]:
+    def _decide(self, service: str, state: _Service, watched: bool) -> list[Alert]:
         end_us = self._move(state)
         self.decided += 1
         view, measures, bands = _look(state, end_us)
@@ -188,6 +194,7 @@ class Engine:
             full=state.horizon.full,
             silent_us=end_us - state.last_event_us,
             learned=learned,
+            watched=watched,
             new_templates=tuple(state.fresh.values()) if len(state.fresh_days) <= _MAX_NEW_A_DAY else (),
         )
         findings: list[Finding] = []

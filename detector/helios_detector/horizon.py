@@ -126,7 +126,7 @@ class ServiceHorizon:
         self.size = round(HORIZON_MINUTES * _MINUTE_US / window_us)
         self._pending: dict[int, dict[int, WindowTotals]] = {}  # by window, then by signal
         self._counting: int = Signal.SPAN
-        self._timing: int = Signal.LOG
+        self._spans_have_latency = False
         self._hosts: dict[str, int] = {}  # the last window in which each brought something
         self._coarse_until_us = 0
         self.widest_us = window_us  # of all windows that came
@@ -165,7 +165,7 @@ class ServiceHorizon:
         if delta.signal == Signal.LOG:
             self._counting = Signal.LOG
         elif delta.latency.count:
-            self._timing = Signal.SPAN
+            self._spans_have_latency = True
         if delta.host in self._hosts or len(self._hosts) < _MAX_HOSTS:
             self._hosts[delta.host] = max(index, self._hosts.get(delta.host, index))
         signals = self._pending.setdefault(index, {})
@@ -180,9 +180,9 @@ class ServiceHorizon:
         if not signals:
             return None
         counted = signals.get(self._counting)
-        if self._timing == self._counting:
+        if not self._spans_have_latency or self._counting == Signal.SPAN:
             return counted
-        return (counted or WindowTotals()).with_latency_of(signals.get(self._timing))
+        return (counted or WindowTotals()).with_latency_of(signals.get(Signal.SPAN))
 
     def advance(self) -> WindowTotals | None:
         """Moves the horizon by one window; returns that window, or None when it had no delta."""
@@ -203,6 +203,20 @@ class ServiceHorizon:
             self._next = max(self._next, min(data, limit))
             self._long = _Rolling(self._long.size)
             self._short = _Rolling(self._short.size)
+
+    def break_off(self) -> int | None:
+        """Begins anew at the next data when it is more than a minute away: what lies between was never read.
+
+        Returns:
+            the start of that data; None when there is no such gap.
+        """
+        data = min(self._pending, default=self._next)
+        if self._next is None or data is None or (data - self._next) * self._window_us <= _MINUTE_US:
+            return None
+        self._next = data
+        self._long = _Rolling(self._long.size)
+        self._short = _Rolling(self._short.size)
+        return data * self._window_us
 
     def has_data(self, limit_us: int) -> bool:
         """A window that is not decided, and ends by `limit_us`, has a delta."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,8 @@ import structlog
 
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic
+from helios_core.batches import BatchId
+from helios_core.bus.base import Commit, Partition, Received, Record, Topic, in_order_of_time
 from helios_core.clock import US_PER_S
 from helios_core.errors import WireError
 from helios_core.records import slice_of
@@ -34,6 +34,7 @@ MODELS: Final = "models"  # the folder of the registry in the data directory
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
 _TICK_US: Final = US_PER_S
+_MAX_LEDGERS: Final = 20_000
 _log = structlog.get_logger(__name__)
 
 
@@ -68,10 +69,9 @@ class DetectorService:
             window_ms=context.window_ms, allowed_lateness_us=context.allowed_lateness_us, models=self._models
         )
         self._watermarks = Watermarks(context.idle_after_us)
-        self._ledgers: defaultdict[tuple[bytes, int, int], Ledger] = defaultdict(Ledger)
+        self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._labels = read_labels(context.labels) if context.labels is not None else None
         self._published: dict[Partition, int] = {}
-        self._past: set[str] = set()  # services whose last slice was history
         self._started_us = context.clock.now_us()
         self._ticked_us = 0
         self._behind = 0
@@ -103,13 +103,15 @@ class DetectorService:
         try:
             while True:
                 ending = self._context.drain.is_set()
+                asked_us = self._context.clock.now_us()
                 poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
                 received = await until_available(poll)
                 self._behind = await until_available(consumer.lag)
                 self._telemetry.lag.set(self._behind)
                 if not received and ending:
                     return self._finished()
-                alerts = await asyncio.to_thread(self._take, received)
+                # What is not read after this poll came after it began: time may go on that far.
+                alerts = await asyncio.to_thread(self._take, received, 0 if self._behind else asked_us)
                 await self._publish(alerts)
                 if received:
                     done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
@@ -121,25 +123,30 @@ class DetectorService:
         """Learns all that the bus keeps; publishes and commits nothing."""
         consumer = await self._context.bus.subscribe("training", (Topic.WINDOWS, Topic.EVENTS), at_end=True)
         await consumer.rewind()
-        self._behind = _MAX_RECORDS  # time itself decides nothing here
         while received := await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0):
-            await asyncio.to_thread(self._take, received)
+            await asyncio.to_thread(self._take, received, 0)
         await consumer.close()
 
     def _forward(self, done: dict[Partition, Commit]) -> dict[Partition, Commit]:
         """Commits never go back while it catches up."""
         return {p: Commit(max(commit.next_offset, self._published.get(p, 0))) for p, commit in done.items()}
 
-    def _take(self, received: Sequence[Received]) -> list[Alert]:
-        """The alerts to publish. Off the event loop: it computes."""
+    def _take(self, received: Sequence[Received], until_us: int) -> list[Alert]:
+        """The alerts to publish. Off the event loop: it computes.
+
+        Records are taken in the order of the bus's clock, and what time alone decides is decided between
+        them, second by second, and after them until `until_us`: so a restart decides what was decided.
+        """
         alerts: list[Alert] = []
         with self._telemetry.latency.time():
+            by_partition: dict[Partition, list[Received]] = {}
             for record in received:
-                decided = self._one(record)
+                by_partition.setdefault(record.partition, []).append(record)
+            for record in in_order_of_time(by_partition.values(), len(received)):
+                decided = self._tick(record.time_us) + self._one(record)
                 if record.offset >= self._published.get(record.partition, 0):
                     alerts += decided
-            if self._behind < _MAX_RECORDS:  # while it catches up, what it has not read yet would be too late
-                alerts += self._tick(self._context.clock.now_us())
+            alerts += self._tick(until_us)
         return alerts
 
     def _one(self, record: Received) -> list[Alert]:
@@ -157,10 +164,10 @@ class DetectorService:
         return back + self._decided(service, now_us)
 
     def _decided(self, service: str, now_us: int) -> list[Alert]:
-        watermark_us = self._watermarks.of(service, now_us)
-        if not watermark_us:
+        reached = self._watermarks.of(service, now_us)
+        if not reached.watermark_us:
             return []
-        alerts = self.engine.advance(service, watermark_us, history=service in self._past)
+        alerts = self.engine.advance(service, reached.watermark_us, history=reached.history, watched=reached.watched)
         self._note(alerts)
         return alerts
 
@@ -177,10 +184,11 @@ class DetectorService:
             self._watermarks.received(events.service, events.received_us)
             return events.service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us, []
         id_, content, part = slice_of(record)
-        ledger = self._ledgers[id_.agent_id, id_.incarnation, record.partition.number]
-        if ledger.apply(id_.sequence, part.service, content) is not Verdict.APPLIED:
+        if not self._is_new(id_, record.partition.number, part.service, content):
             return part.service, [], record.time_us, []
-        (self._past.add if part.history else self._past.discard)(part.service)
+        if part.history:
+            self._watermarks.read_history(part.service, part.watermark_us)
+            return part.service, part.deltas, record.time_us, []
         host = record.headers.get("host", "")
         agent = self._watermarks.heard(
             part.service, id_.agent_id, host, part.watermark_us, record.time_us, closing=part.closing
@@ -192,16 +200,31 @@ class DetectorService:
         self._note(back)
         return part.service, part.deltas, record.time_us, back
 
-    def _tick(self, now_us: int) -> list[Alert]:
-        """What time alone decides, at most once a second: silent sources, lost agents."""
-        if self._context.idle_after_us is None or now_us - self._ticked_us < _TICK_US:
+    def _is_new(self, id_: BatchId, partition: int, service: str, content: bytes) -> bool:
+        """It was not taken before. Of the runs of agents that were heard of longest ago nothing is remembered."""
+        key = (id_.agent_id, id_.incarnation, partition)
+        ledger = self._ledgers.pop(key, None) or Ledger()
+        self._ledgers[key] = ledger  # the newest last
+        if len(self._ledgers) > _MAX_LEDGERS:
+            del self._ledgers[next(iter(self._ledgers))]
+        return ledger.apply(id_.sequence, service, content) is Verdict.APPLIED
+
+    def _tick(self, until_us: int) -> list[Alert]:
+        """What time alone decides, at each full second: silent sources, lost agents."""
+        if self._context.idle_after_us is None:
             return []
-        self._ticked_us = now_us
-        alerts = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._started_us)]
-        alerts += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
-        self._note(alerts)
-        for service in self._watermarks.services():
-            alerts += self._decided(service, now_us)
+        alerts: list[Alert] = []
+        if not self._ticked_us:
+            self._ticked_us = until_us // _TICK_US * _TICK_US
+        while self._ticked_us + _TICK_US <= until_us:
+            self._ticked_us += _TICK_US
+            now_us = self._ticked_us
+            gone = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._started_us)]
+            gone += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
+            self._note(gone)
+            alerts += gone
+            for service in self._watermarks.waiting(now_us):
+                alerts += self._decided(service, now_us)
         return alerts
 
     async def _publish(self, alerts: list[Alert]) -> None:

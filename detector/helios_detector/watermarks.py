@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 _S: Final = 1_000_000
 LOST_AFTER_US: Final = 60 * _S  # six heartbeats
 FORGOTTEN_AFTER_US: Final = 86_400 * _S  # an agent that is away so long was taken away
-_MAX_AGENTS: Final = 10_000
+QUIET_AFTER_US: Final = 3_600 * _S  # raw events that do not come for so long are not waited for
+MAX_AGENTS: Final = 10_000
+MAX_SERVICES: Final = 10_000
+
+
+class Reached(NamedTuple):
+    """How far a service has been read.
+
+    Attributes:
+        watermark_us: the event time; never less than before, 0 while unknown.
+        history: nothing live is known of the service yet: what was read is of the past.
+        watched: all its agents are heard of, so that what does not come did not happen.
+    """
+
+    watermark_us: int
+    history: bool
+    watched: bool
 
 
 @dataclass(slots=True)
@@ -21,6 +37,9 @@ class _Source:
 class _Service:
     agents: dict[bytes, _Source] = field(default_factory=dict)
     received_us: int = 0  # when raw events came last; 0 when none ever did
+    closed_us: int = 0  # the most that an agent which has ended had read
+    history_us: int = 0
+    is_live: bool = False
     watermark_us: int = 0
 
 
@@ -45,7 +64,8 @@ class Watermarks:
     """Follows the sources of all services.
 
     All times of hearing are the receiver's. A source that is silent for `idle_after_us` does not hold
-    its services back; sources without an agent follow the receiver's clock.
+    its services back; sources without an agent follow the receiver's clock. Agents and services beyond
+    their bounds are not followed: such a service has no watermark, such an agent moves none.
 
     Args:
         idle_after_us: None where no source can go away: then none is idle, and no agent lost.
@@ -65,55 +85,69 @@ class Watermarks:
             watermark_us: 0 when the slice says nothing of it.
             closing: the agent ends in good order.
         """
-        state = self._services.setdefault(service, _Service())
-        source = state.agents.setdefault(agent, _Source(watermark_us, now_us))
-        source.watermark_us = max(source.watermark_us, watermark_us)
-        source.heard_us = now_us
-        if self._idle_after_us is None:
+        state = self._service(service)
+        if state is None:
             return None
         known = self._agents.get(agent)
         if known is None:
-            if len(self._agents) >= _MAX_AGENTS:
+            if len(self._agents) >= MAX_AGENTS:
                 return None
             known = self._agents[agent] = Agent(agent, host, now_us)
-        if now_us - known.heard_us >= LOST_AFTER_US:  # also when nobody was there to notice it
-            known.lost_us = known.heard_us
-        known.heard_us = now_us
+        state.is_live = True
+        source = state.agents.setdefault(agent, _Source(watermark_us, now_us))
+        source.watermark_us = max(source.watermark_us, watermark_us)
+        source.heard_us = now_us
         known.services[service] = None
-        was_lost = known if known.lost_us else None
+        was_lost = None
+        if self._idle_after_us is not None:
+            if now_us - known.heard_us >= LOST_AFTER_US:  # also when nobody was there to notice it
+                known.lost_us = known.lost_us or known.heard_us
+            was_lost = known if known.lost_us else None
+        known.heard_us = now_us
         if closing:
             self._forget(known)
         return was_lost
 
-    def _forget(self, agent: Agent) -> None:
-        """It is not waited for; what it has read is in the watermarks already."""
-        del self._agents[agent.id]
-        for name in agent.services:
-            state = self._services[name]
-            gone = state.agents.pop(agent.id, None)
-            if gone is not None and not state.agents:
-                state.watermark_us = max(state.watermark_us, gone.watermark_us)
+    def read_history(self, service: str, watermark_us: int) -> None:
+        """Takes what a slice of the past says: it counts until something live is known of the service."""
+        state = self._service(service)
+        if state is not None:
+            state.history_us = max(state.history_us, watermark_us)
 
     def received(self, service: str, now_us: int) -> None:
         """Raw events of a service came."""
-        self._services.setdefault(service, _Service()).received_us = now_us
+        state = self._service(service)
+        if state is not None:
+            state.received_us = now_us
+            state.is_live = True
 
-    def of(self, service: str, now_us: int) -> int:
-        """The event time up to which the service has been read; never less than before, 0 while unknown."""
+    def of(self, service: str, now_us: int) -> Reached:
+        """How far the service has been read."""
         state = self._services.get(service)
         if state is None:
-            return 0
+            return Reached(0, history=False, watched=True)
+        if not state.is_live:
+            state.watermark_us = max(state.watermark_us, state.history_us)
+            return Reached(state.watermark_us, history=True, watched=True)
         idle_us = self._idle_after_us
         live = [s.watermark_us for s in state.agents.values() if idle_us is None or now_us - s.heard_us < idle_us]
+        watched = len(live) == len(state.agents)
         if state.received_us:
             live.append(now_us)
-        if live:
-            state.watermark_us = max(state.watermark_us, min(live))
-        return state.watermark_us
+        state.watermark_us = max(state.watermark_us, min(live) if live else state.closed_us)
+        return Reached(state.watermark_us, history=False, watched=watched)
 
     def services(self) -> list[str]:
         """All that were ever heard of."""
         return list(self._services)
+
+    def waiting(self, now_us: int) -> list[str]:
+        """The services of which time alone may decide something: raw events, or one of several agents idle."""
+        return [
+            name
+            for name, state in self._services.items()
+            if len(state.agents) > 1 or (state.received_us and now_us - state.received_us < QUIET_AFTER_US)
+        ]
 
     def newly_lost(self, now_us: int, since_us: int) -> list[Agent]:
         """Agents that were not heard of for a minute, each once.
@@ -122,6 +156,8 @@ class Watermarks:
             now_us: the receiver's clock.
             since_us: since when it has listened: an agent cannot be heard before.
         """
+        if self._idle_after_us is None:
+            return []
         lost = [
             agent
             for agent in self._agents.values()
@@ -132,8 +168,27 @@ class Watermarks:
         return lost
 
     def forgotten(self, now_us: int) -> list[Agent]:
-        """Agents that were lost for a day: they are not known any more."""
+        """Agents that were not heard of for a day: they are not known any more."""
+        if self._idle_after_us is None:
+            return []
         gone = [agent for agent in self._agents.values() if now_us - agent.heard_us >= FORGOTTEN_AFTER_US]
         for agent in gone:
+            agent.lost_us = agent.lost_us or agent.heard_us
             self._forget(agent)
-        return [agent for agent in gone if agent.lost_us]
+        return gone
+
+    def _service(self, name: str) -> _Service | None:
+        """None for one too many."""
+        state = self._services.get(name)
+        if state is None and len(self._services) < MAX_SERVICES:
+            state = self._services[name] = _Service()
+        return state
+
+    def _forget(self, agent: Agent) -> None:
+        """It is not waited for any more; what it has read stays read."""
+        del self._agents[agent.id]
+        for name in agent.services:
+            state = self._services[name]
+            gone = state.agents.pop(agent.id, None)
+            if gone is not None:
+                state.closed_us = max(state.closed_us, gone.watermark_us)

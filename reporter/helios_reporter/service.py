@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from helios_core.alerts import Alert, AlertState, Family
+from helios_core.alerts import Alert, AlertState
 from helios_core.bus.base import Commit, Partition, Topic
 from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import HeliosError, WireError
@@ -20,7 +20,7 @@ from helios_core.service import Context
 from helios_core.store.base import Statement
 from helios_reporter import markdown, report
 from helios_reporter.evidence import EvidencePack, gather
-from helios_reporter.incidents import Incident, Incidents, IncidentState, is_silence, link_of
+from helios_reporter.incidents import Incident, Incidents, IncidentState, link_of
 from helios_reporter.telemetry import Telemetry
 from helios_reporter.verify import verify
 
@@ -81,13 +81,14 @@ class ReporterService:
                 received = await until_available(poll)
                 if not received and ending:
                     return self.outcome
+                deadline_s = time.monotonic() + _STORE_WAIT_S  # of all that came together
                 for record in received:
                     try:
                         alert = Alert.from_bytes(record.value)
                     except WireError as error:
                         _log.error("record_skipped", offset=record.offset, error=str(error))
                         continue
-                    await self._take(incidents, alert)
+                    await self._take(incidents, alert, deadline_s)
                 if received:
                     done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
                     await until_available(partial(consumer.commit, done))
@@ -96,7 +97,7 @@ class ReporterService:
         finally:
             await consumer.close()
 
-    async def _take(self, incidents: Incidents, alert: Alert) -> None:
+    async def _take(self, incidents: Incidents, alert: Alert, deadline_s: float) -> None:
         links = {}
         if alert.state is not AlertState.RESOLVED:
             for candidate in incidents.candidates(alert):
@@ -114,20 +115,19 @@ class ReporterService:
             self.outcome.incidents += 1
             self._telemetry.incidents.labels(incident.severity.value).inc()
             self._due[incident.id] = incident.opened_us + SECOND_REPORT_US
-        held = await self._held(alert)
+        held = alert.state is AlertState.RESOLVED or await self._held(alert, deadline_s)
         await self._write(incident, alert.decided_us, held=held)
 
-    async def _held(self, alert: Alert) -> bool:
-        """Whether the store holds the alert's horizon; waits for it, but not long. Silence brings no windows."""
-        if is_silence(alert) or alert.family is Family.AGENT or alert.state is AlertState.RESOLVED:
-            return True
-        query = partial(self._store.query, "window_end_of_service", service=alert.service)
-        deadline = time.monotonic() + _STORE_WAIT_S
+    async def _held(self, alert: Alert, deadline_s: float) -> bool:
+        """Whether the store has counted all events of the alert's horizon; waits for them until the deadline."""
+        expected = alert.features.get("events") or 0
+        interval = {"from_us": alert.decided_us - alert.horizon_us, "to_us": alert.decided_us}
+        query = partial(self._store.query, "events_of_service", service=alert.service, **interval)
         while True:
             (row,) = await until_available(query)
-            if (row["end_us"] or 0) >= alert.decided_us:
+            if row["events"] >= expected:
                 return True
-            if self._context.drain.is_set() or time.monotonic() >= deadline:
+            if self._context.drain.is_set() or time.monotonic() >= deadline_s:
                 return False
             await asyncio.sleep(_STORE_LOOK_S)
 

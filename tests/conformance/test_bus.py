@@ -50,6 +50,14 @@ async def test_what_is_published_is_read_in_the_order_of_its_key(bus: Bus) -> No
     assert all(received.headers == {"n": received.value.decode()} for received in found)
 
 
+async def test_topics_are_read_side_by_side_in_the_order_of_time(bus: Bus) -> None:
+    for i in range(20):
+        await bus.publish([record("k", str(i), Topic.EVENTS if i % 3 else Topic.WINDOWS)])
+        await asyncio.sleep(0.001)
+    found = await read_all(bus, "g", [Topic.WINDOWS, Topic.EVENTS], 20)
+    assert [int(received.value) for received in found] == list(range(20))
+
+
 async def test_who_watches_begins_at_the_end(bus: Bus) -> None:
     await bus.publish([record("k", "before")])
     consumer = await bus.subscribe("watcher", [Topic.WINDOWS], at_end=True)

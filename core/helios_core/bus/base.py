@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from heapq import merge
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from helios_core.errors import BusRejected
@@ -75,6 +77,9 @@ class Consumer(Protocol):
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         """The next records in order of each partition; empty when none came within the time.
 
+        Partitions are read side by side, in the order of the time at which the bus took the records: none
+        runs ahead while another has older ones that are not read.
+
         Raises:
             BusUnavailable: the bus cannot be read now; the position is unchanged.
         """
@@ -133,6 +138,11 @@ class Bus(Protocol):
     async def close(self) -> None:
         """Waits for what is being published, then lets go of everything. May be called twice."""
         ...
+
+
+def in_order_of_time(partitions: Iterable[Sequence[Received]], limit: int) -> list[Received]:
+    """The first `limit` records by the time at which they were taken; the order within each partition is kept."""
+    return list(islice(merge(*partitions, key=lambda record: record.time_us), limit))
 
 
 def check(records: Sequence[Record]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Record, Topic, check
+from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Record, Topic, check, in_order_of_time
 from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusError, BusRejected, BusUnavailable
 
@@ -254,18 +254,21 @@ class EmbeddedConsumer:
         return found
 
     def _read(self, connection: sqlite3.Connection, max_records: int) -> list[Received]:
-        found: list[Received] = []
-        for partition, start in self._next.items():
-            rows = connection.execute(
-                "SELECT offset, time_us, key, value, headers FROM records"
-                " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
-                (partition.topic, start, max_records - len(found)),
-            )
-            found += [
-                Received(partition, offset, time_us, key, value, msgspec.json.decode(headers))
-                for offset, time_us, key, value, headers in rows
-            ]
-        return found
+        return in_order_of_time(
+            (self._topic(connection, p, n, max_records) for p, n in self._next.items()), max_records
+        )
+
+    @staticmethod
+    def _topic(connection: sqlite3.Connection, partition: Partition, start: int, limit: int) -> list[Received]:
+        rows = connection.execute(
+            "SELECT offset, time_us, key, value, headers FROM records"
+            " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+            (partition.topic, start, limit),
+        )
+        return [
+            Received(partition, offset, time_us, key, value, msgspec.json.decode(headers))
+            for offset, time_us, key, value, headers in rows
+        ]
 
     async def commit(self, commits: Mapping[Partition, Commit]) -> None:
         for commit in commits.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check
+from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check, in_order_of_time
 from helios_core.clock import Clock, SystemClock
 
 
@@ -67,13 +67,11 @@ class MemoryConsumer:
                         await arrived.wait_for(self._ready)
                 except TimeoutError:
                     return []
-            found: list[Received] = []
-            for partition in self._partitions:
-                log = self._bus._logs[partition.topic]
-                start = self._next[partition]
-                taken = log[start : start + max_records - len(found)]
-                self._next[partition] = start + len(taken)
-                found += taken
+            logs = self._bus._logs
+            unread = (logs[p.topic][self._next[p] : self._next[p] + max_records] for p in self._partitions)
+            found = in_order_of_time(unread, max_records)
+            for record in found:
+                self._next[record.partition] = record.offset + 1
             return found
 
     def _ready(self) -> bool:

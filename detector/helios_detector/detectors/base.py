@@ -35,6 +35,7 @@ class Evaluation:
         full: the horizon has its whole length.
         silent_us: how long no event has come.
         learned: the service has history enough for what needs one.
+        watched: all its agents are heard of: what does not come did not happen.
         new_templates: of the last minutes.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     full: bool
     silent_us: int
     learned: bool
+    watched: bool = True
     new_templates: tuple[NewTemplate, ...] = ()
 
 

@@ -110,6 +110,8 @@ class Deviation:
             band, value = evaluation.bands.get(watch.measure), evaluation.measures.get(watch.measure)
             if band is None or value is None or isnan(value) or not watch.enough(evaluation.view, band):
                 continue
+            if not evaluation.watched and value < band.value:
+                continue  # what an agent that is away would have brought is missing, not down
             judged = _judge(watch, band, value, evaluation.view)
             if judged is not None:
                 found.setdefault(watch.family, []).append(judged)

@@ -20,7 +20,7 @@ class Silence:
 
     def find(self, evaluation: Evaluation) -> list[Finding]:
         band = evaluation.bands.get("log_events")
-        if band is None or evaluation.silent_us < _MIN_SILENT_US:
+        if band is None or not evaluation.watched or evaluation.silent_us < _MIN_SILENT_US:
             return []
         minutes = evaluation.silent_us / 60e6
         rate = expm1(max(0.0, band.low)) / evaluation.view.minutes

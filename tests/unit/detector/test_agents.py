@@ -1,0 +1,89 @@
+"""Alerts about agents: the same for the same loss, over with the same episode, and never too large."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios_core.alerts import Alert, AlertState, Family, agent_service
+from helios_core.bus.base import Record, Topic, check
+from helios_detector import agents
+from helios_detector.watermarks import LOST_AFTER_US, Agent
+
+S = 1_000_000
+T0 = 1_772_409_600 * S
+ID = b"0123456789abcdef"
+
+
+def agent(*services: str, id_: bytes = ID, host: str = "h1", heard_us: int = T0) -> Agent:
+    return Agent(id_, host, heard_us, services=dict.fromkeys(services or ("web",)))
+
+
+AGENTS = st.builds(
+    lambda id_, host, heard_us, names: Agent(id_, host, heard_us, services=dict.fromkeys(names)),
+    st.binary(min_size=16, max_size=16),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.integers(0, 2**52),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), max_size=12),
+)
+
+
+@given(AGENTS)
+def test_the_same_loss_is_the_same_alert_and_comes_back_from_the_bus(made: Agent) -> None:
+    alert = agents.lost(made)
+    assert agents.lost(made) == alert
+    assert Alert.from_bytes(alert.to_bytes()) == alert
+    assert alert.id == alert.episode
+
+
+@given(AGENTS, st.integers(0, 2**40))
+def test_the_end_has_the_episode_of_the_beginning(made: Agent, later_us: int) -> None:
+    began = agents.lost(made)
+    made.lost_us, made.heard_us = made.heard_us, made.heard_us + LOST_AFTER_US + later_us + 1
+    ended = agents.found(made, made.lost_us, made.heard_us)
+    assert (ended.episode, ended.service, ended.family) == (began.episode, began.service, began.family)
+    assert ended.id != began.id
+    assert ended.state is AlertState.RESOLVED
+    assert agents.found(made, made.lost_us, made.heard_us) == ended
+    assert Alert.from_bytes(ended.to_bytes()) == ended
+
+
+def test_a_loss_says_which_host_since_when_and_what_is_not_watched() -> None:
+    alert = agents.lost(agent("web", "api"))
+    assert (alert.state, alert.family) == (AlertState.FIRED, Family.AGENT)
+    assert (alert.service, alert.hosts) == (agent_service("h1"), ("h1",))
+    assert (alert.onset_us, alert.decided_us) == (T0, T0 + LOST_AFTER_US)
+    (finding,) = alert.findings
+    assert "web, api" in finding.detail
+    assert [(part.feature, part.actual) for part in finding.contributions] == [("services_unwatched", 2.0)]
+
+
+def test_losses_of_other_agents_and_times_are_other_alerts() -> None:
+    """Two agents on hosts of the same name, too."""
+    made = [
+        agents.lost(one)
+        for one in (agent(), agent(id_=b"x" * 16), agent(heard_us=T0 + 1), agent(host="h2"))
+    ]  # fmt: skip
+    assert len({alert.id for alert in made}) == 4
+
+
+def test_two_ends_at_the_same_time_are_two_alerts() -> None:
+    one, other = agents.found(agent(), T0, T0 + 90 * S), agents.found(agent(id_=b"x" * 16), T0, T0 + 90 * S)
+    assert one.id != other.id
+    assert one.episode != other.episode
+
+
+def test_what_is_named_is_bounded() -> None:
+    names = [f"service-{number:04}" for number in range(2_000)]
+    alert = agents.lost(agent(*names))
+    (finding,) = alert.findings
+    assert len(finding.detail) < 1_000
+    assert "service-0000" in finding.detail
+    assert "1992 more" in finding.detail
+    assert finding.contributions[0].actual == 2_000.0
+
+
+def test_long_names_fit_on_the_bus() -> None:
+    alert = agents.lost(agent(*(f"{number:03}" + "x" * 253 for number in range(2_000)), host="h" * 255))
+    check([Record(Topic.ANOMALY_ALERTS, alert.service, alert.to_bytes())])
+    assert len(alert.to_bytes()) < 8_192
