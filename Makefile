@@ -34,8 +34,8 @@ demo: $(READY) ## an incident from its first line to its report, with the consol
 test: $(DEV_READY) ## the quick tiers: what needs no service
 	$(BIN)/python -m pytest -n auto
 
-test-slow: $(DEV_READY) ## what takes more than 25 s each: the demo, kill -9 under load
-	$(BIN)/python -m pytest -m slow
+test-slow: $(DEV_READY) ## what takes many seconds each: the demo, kill -9 under load
+	$(BIN)/python -m pytest -m slow -n auto
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .

@@ -78,6 +78,7 @@ def test_once_ships_what_is_there_and_nothing_again(tmp_path: Path) -> None:
         assert status["files"][0]["backlog_bytes"] == 0
 
 
+@pytest.mark.slow
 def test_killed_and_rotated_under_load_every_line_is_counted_once(tmp_path: Path) -> None:
     rng = random.Random(3)
     with running(tmp_path) as collector:
@@ -130,6 +131,7 @@ def test_copytruncate_under_a_running_agent(tmp_path: Path) -> None:
             process.wait(timeout=40)
 
 
+@pytest.mark.slow
 def test_offline_it_spools_and_catches_up(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         config = configured(tmp_path, collector)
@@ -163,6 +165,7 @@ def test_stdin(tmp_path: Path) -> None:
         assert stored(tmp_path / "data", "SELECT sum(unparsed) FROM windows") == 1
 
 
+@pytest.mark.slow
 def test_a_new_user_finds_the_way(tmp_path: Path) -> None:
     """init, sources, test, validate, status: each says what to do next."""
     written = agent("init", cwd=tmp_path)

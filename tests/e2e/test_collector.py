@@ -77,6 +77,7 @@ def running(folder: Path, *words: str) -> Iterator[Collector]:
             collector.stop(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_under_load_every_event_is_stored_once(tmp_path: Path) -> None:
     total = 3_000
     with running(tmp_path) as collector:

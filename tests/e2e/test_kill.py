@@ -75,6 +75,7 @@ def test_killed_at_a_step(helios: Helios, tmp_path: Path, step: str) -> None:
     assert stored(tmp_path / "data", EVENTS) == LINES
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", LINES)
     moments = random.Random(7)

@@ -121,6 +121,7 @@ def test_bad_input_loses_no_good_input_beside_it(helios: Helios, tmp_path: Path,
     assert stored(tmp_path / "data", in_good_windows) >= 600
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_names_are_bounded(helios: Helios, tmp_path: Path) -> None:
     log = tmp_path / "app.jsonl"
     with log.open("w") as file:

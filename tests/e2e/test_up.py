@@ -278,6 +278,7 @@ def test_what_was_accepted_is_stored_when_it_stops(tmp_path: Path) -> None:
     assert set(found) - set(posting.accepted) <= posting.unanswered
 
 
+@pytest.mark.slow
 def test_requests_under_way_when_it_stops(tmp_path: Path) -> None:
     """One whose body ends late is stored when it is accepted; one whose body never ends holds nothing up."""
     body = json.dumps({"service": "web", "message": "late"}).encode()
@@ -317,6 +318,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_watched_files_are_followed_through_renames(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()

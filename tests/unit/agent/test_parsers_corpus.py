@@ -125,6 +125,7 @@ def test_logs(log: Log, corpus: Path) -> None:
     assert size == len(data) - data.count(b"\n")
 
 
+@pytest.mark.slow
 def test_the_booking_system(corpus: Path) -> None:
     """Docker's json-file of 27 containers: 94,703 lines, of which 1,756 are the beginning of a longer one."""
     csv.field_size_limit(1 << 24)
