@@ -37,7 +37,7 @@ _DAYS: Final = 7
 _LIVE_DAYS: Final = 0.5
 _RATE_SCALE: Final = 0.25
 _LIVE_FROM: Final = timedelta(minutes=12)  # before now: the live agent reads whole horizons by itself
-_INCIDENT_AFTER_S: Final = 15
+_INCIDENT_AFTER_S: Final = 10
 _INCIDENT_LASTS_S: Final = 900
 _KIND: Final = "total_outage"
 _FAILS: Final = "payments"

@@ -39,6 +39,7 @@ _MAX_TEMPLATES: Final = 10_000  # remembered for a service
 _MAX_NEW_A_DAY: Final = 20  # new error templates beyond which a service's new ones say nothing
 _MAX_FROZEN_US: Final = 7_200_000_000  # after so long an alert is the new normal
 MAX_SERVICES: Final = 10_000
+_LATEST_US: Final = 20_000_000  # in which an outage shows
 _GIVE_UP_US: Final = 1_800_000_000  # of silence, after which windows without data are passed over
 # The least spread that is believed, by measure.
 _MEASURES: Final = {
@@ -106,6 +107,7 @@ class Engine:
         models: Models | None = None,
     ) -> None:
         self._window_us = window_ms * 1_000
+        self._latest_windows = max(1, _LATEST_US // self._window_us)
         self._lateness_us = allowed_lateness_us
         self._feature_set = feature_set
         self._models = models
@@ -188,6 +190,7 @@ class Engine:
             service=service,
             view=view,
             minute=state.horizon.last_minute,
+            latest=state.horizon.latest(self._latest_windows),
             steady=state.horizon.outside_worst_minute(),
             bands=bands,
             measures=measures,

@@ -243,6 +243,11 @@ class ServiceHorizon:
         """(events, errors) of the horizon without the minute that has the most errors: what no burst can make."""
         return self._long.outside_worst(self._short.size)
 
+    def latest(self, windows: int) -> tuple[int, int]:
+        """(events, errors) of the last windows."""
+        last = [window for window in list(self._short.windows)[-windows:] if window is not None]
+        return sum(window.events for window in last), sum(window.errors for window in last)
+
     @property
     def last_minute(self) -> tuple[int, int]:
         """(events, errors) of the last minute."""

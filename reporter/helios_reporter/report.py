@@ -187,6 +187,8 @@ def _summary(incident: Incident, pack: EvidencePack, services: list[str]) -> tup
 def _normally(item: Evidence) -> str:
     minutes = (item.to_us - item.from_us) / _MINUTE_US
     span = f"over {minutes:.0f} min" if minutes >= 1.5 else "over the last minute"
+    if minutes < 0.5:
+        span = f"over the last {minutes * 60:.0f} s"
     return f"{span}, against what is normal for this service at this time of day"
 
 

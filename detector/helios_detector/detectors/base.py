@@ -29,6 +29,7 @@ class Evaluation:
         service: its name.
         view: the horizon of 5 minutes.
         minute: (events, errors) of its last minute.
+        latest: (events, errors) of its last 20 s, or of its last window when that is longer.
         steady: (events, errors) of the horizon without its worst minute.
         bands: what the baseline expects, by measure; without the measures that it does not know yet.
         measures: the values of the measures in this horizon.
@@ -42,6 +43,7 @@ class Evaluation:
     service: str
     view: HorizonView
     minute: tuple[int, int]
+    latest: tuple[int, int]
     steady: tuple[int, int]
     bands: Mapping[str, Band]
     measures: Mapping[str, float]

@@ -13,6 +13,7 @@ MIN_EVENTS: Final = 10
 ERROR_RATES: Final = ((0.5, Severity.CRITICAL), (0.3, Severity.HIGH), (0.15, Severity.MEDIUM))
 _MINUTE_RATE: Final = 0.5
 _OUTAGE_RATE: Final = 0.9
+_LATEST_MINUTES: Final = 1 / 3
 _ABOVE_NORMAL: Final = 0.10  # where errors are normal, how far above them a rule begins
 # A few errors among a few events may be chance: exp(-12) is 6e-6, and a day has 288 separate horizons.
 _CHANCE: Final = 12.0
@@ -23,9 +24,9 @@ _UNKNOWN_TYPICAL: Final = 0.02  # of a service that is new
 
 
 class ErrorRateRule:
-    """15, 30 and 50 % of errors over 5 minutes (10 events at least); 50 % over the last minute (10 errors at least).
+    """15, 30 and 50 % of errors over 5 minutes (10 events at least); 50 % over a minute, 90 % over 20 s (10 errors).
 
-    The worse of both; 90 % of the last minute is an outage.
+    90 % of the last 20 s is an outage. Of several the worst.
 
     Errors of a single minute are a burst, which passes: over 5 minutes there must be some outside the worst.
     """
@@ -39,6 +40,11 @@ class ErrorRateRule:
         view = evaluation.view
         usual = _UNKNOWN_TYPICAL if typical is None else max(typical, _LEAST_TYPICAL)
         found: list[Finding] = []
+        events, errors = evaluation.latest
+        if errors >= MIN_EVENTS and errors / events >= max(_OUTAGE_RATE, above):
+            found.append(
+                _finding(Severity.CRITICAL, errors / events, typical, max(_OUTAGE_RATE, above), _LATEST_MINUTES)
+            )
         events, errors = evaluation.minute
         if errors >= MIN_EVENTS and errors / events >= max(_MINUTE_RATE, above):
             severity = Severity.CRITICAL if errors / events >= _OUTAGE_RATE else Severity.HIGH

@@ -56,6 +56,7 @@ def evaluation(
     seen: HorizonView | None = None,
     *,
     minute: tuple[int, int] = (0, 0),
+    latest: tuple[int, int] = (0, 0),
     steady: tuple[int, int] | None = None,
     bands: Mapping[str, Band] | None = None,
     measures: Mapping[str, float] | None = None,
@@ -69,6 +70,7 @@ def evaluation(
         service="web",
         view=seen,
         minute=minute,
+        latest=latest,
         steady=steady or (seen.events, seen.errors),
         bands=bands or {},
         measures=measures or {},
@@ -131,6 +133,14 @@ def test_error_rates_over_five_minutes(events: int, errors: int, severity: Sever
 def test_half_of_the_last_minute(minute: tuple[int, int], fires: bool) -> None:
     found = ErrorRateRule().find(evaluation(view(1_000, 50), minute=minute))
     assert [(f.severity, f.minutes) for f in found] == ([(HIGH, 1.0)] if fires else [])
+
+
+@pytest.mark.parametrize(
+    ("latest", "fires"), [((10, 10), True), ((9, 9), False), ((100, 90), True), ((100, 89), False)]
+)
+def test_an_outage_shows_in_twenty_seconds(latest: tuple[int, int], fires: bool) -> None:
+    found = ErrorRateRule().find(evaluation(view(1_000, 10), latest=latest))
+    assert [finding.severity for finding in found] == ([CRITICAL] if fires else [])
 
 
 @pytest.mark.parametrize(("steady", "fires"), [((800, 1), False), ((800, 20), False), ((800, 50), True)])
