@@ -40,7 +40,7 @@ _LIVE_FROM: Final = timedelta(minutes=12)  # before now: the live agent reads wh
 _INCIDENT_AFTER_S: Final = 10
 _INCIDENT_LASTS_S: Final = 900
 _KIND: Final = "total_outage"
-_FAILS: Final = "payments"
+_FAILS: Final = "gateway"  # the busiest: it takes ten failed requests to be sure
 _HISTORY_WINDOW_MS: Final = 60_000
 _LOOK_S: Final = 0.25
 

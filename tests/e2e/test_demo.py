@@ -21,13 +21,13 @@ def test_it_ends_with_the_report_of_its_incident(helios: Helios, tmp_path: Path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
     report = ran.stdout[ran.stdout.index("\n# [") + 1 :].split("\n\n", 1)[0]
-    assert "payments" in report
-    assert "On payments the error rate rose from " in ran.stdout
+    assert "gateway" in report
+    assert "On gateway the error rate rose from " in ran.stdout
     data = tmp_path / "demo" / "data"
     assert stored(data, "SELECT count(*) FROM incidents") == 1
     assert stored(data, "SELECT count(*) FROM reports") == 1
-    assert stored(data, "SELECT count(*) FROM anomalies WHERE service = 'payments' AND state = 'fired'") >= 1
-    assert stored(data, "SELECT count(*) FROM anomalies WHERE service <> 'payments'") == 0
+    assert stored(data, "SELECT count(*) FROM anomalies WHERE service = 'gateway' AND state = 'fired'") >= 1
+    assert stored(data, "SELECT count(*) FROM anomalies WHERE service <> 'gateway'") == 0
     (written,) = (data / "reports").glob("*.md")
     assert f"incident {written.stem}, " in ran.stdout
     assert f"/#/incidents/{written.stem}" in ran.stdout
