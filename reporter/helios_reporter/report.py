@@ -84,7 +84,8 @@ def write(incident: Incident, pack: EvidencePack) -> Report:
     services = incident.services
     first = min(incident.members, key=lambda member: member.onset_us)
     title = f"{first.service}: {', '.join(dict.fromkeys(map(_title, incident.members)))}"
-    if (together := _silent_together(incident)) is not None:
+    together = _silent_together(incident)
+    if together is not None:
         title = f"{len(together)} services silent at once ({', '.join(together[:3])}, …)"
     elif len(services) > 1:
         title += f" (with {', '.join(services[1:4])}{', …' if len(services) > 4 else ''})"
@@ -98,13 +99,13 @@ def write(incident: Incident, pack: EvidencePack) -> Report:
         started_us=incident.onset_us,
         ended_us=incident.resolved_us,
         summary=_summary(incident, pack, services),
-        impact=_impact(pack, services),
+        impact=() if together is not None else _impact(pack, services),
         timeline=_timeline(incident, pack),
         causes=_causes(incident, pack),
         actions_immediate=_immediate(incident, pack),
         actions_short_term=_short_term(pack),
         actions_long_term=(),
-        checked_and_normal=_normal(pack),
+        checked_and_normal=_normal(pack, measures=together is None),
         unknowns=_unknowns(pack),
         truncation=tuple(pack.truncation),
     )
@@ -228,8 +229,10 @@ def _causes(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
     """What may have caused it: only hypotheses, for nothing here observes a cause."""
     causes = []
     services = incident.services
+    if _silent_together(incident) is not None:
+        return ()
     if len(services) > 1:
-        links = sorted({member.reason for member in incident.members if member.service != services[0]})
+        links = sorted({member.reason for member in incident.members if member.is_link})
         text = f"it began on {services[0]}, {', '.join(services[1:])} followed; they are linked by {'; '.join(links)}"
         causes.append(Claim(text=_sentence(text), evidence=_cited(pack, services[0]), kind="inferred"))
     fresh = [item for item in pack.of("log_template") if item.baseline is None]
@@ -248,6 +251,10 @@ def _causes(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
 
 
 def _immediate(incident: Incident, pack: EvidencePack) -> tuple[Claim, ...]:
+    if (together := _silent_together(incident)) is not None:
+        since = rfc3339(incident.onset_us, digits=0)
+        text = f"See whether the host of these services, or what ships their logs, stopped at {since}."
+        return (Claim(text=text, evidence=_cited(pack, together[0]), kind="inferred"),)
     where = {member.family: member.service for member in reversed(incident.members)}  # the first of each family
     actions: list[tuple[str, str]] = []
     if (service := where.get("errors", where.get("pattern"))) is not None:
@@ -279,11 +286,12 @@ def _short_term(pack: EvidencePack) -> tuple[Claim, ...]:
     )
 
 
-def _normal(pack: EvidencePack) -> tuple[Claim, ...]:
+def _normal(pack: EvidencePack, *, measures: bool) -> tuple[Claim, ...]:
+    """What was looked at and is normal; without `measures` only the services that did not alert."""
     claims = [
         Claim(text=_sentence(f"on {item.service} {changed(item)}, which is no notable change"), evidence=(item.id,))
         for item in pack.of("metric")
-        if not item.notable
+        if measures and not item.notable
     ]
     quiet = [item for item in pack.of("neighbour") if not item.notable]
     if quiet:
