@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test test-slow lint bench proto lock clean
+.PHONY: help setup demo test test-slow lint bench proto check-proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,11 +47,23 @@ lint: $(DEV_READY) ## style, types, and that the committed stubs match the proto
 bench: $(DEV_READY) ## the benchmarks, never part of the tests
 	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only --benchmark-columns=min,median,max,ops -W default
 
-proto: $(PROTO_VENV)/.ready ## generate the stubs with the lowest grpcio and protobuf that are supported
-	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --python_out=proto --mypy_out=quiet:proto \
+# $(1): where to
+define generate
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --python_out=$(1) --mypy_out=quiet:$(1) \
 		--plugin=protoc-gen-mypy=$(PROTO_VENV)/bin/protoc-gen-mypy $(PROTOS)
-	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --grpc_python_out=proto --mypy_grpc_out=quiet:proto \
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) \
 		--plugin=protoc-gen-mypy_grpc=$(PROTO_VENV)/bin/protoc-gen-mypy_grpc proto/helios/v1/service.proto
+endef
+
+proto: $(PROTO_VENV)/.ready ## generate the stubs with the lowest grpcio and protobuf that are supported
+	$(call generate,proto)
+
+check-proto: $(PROTO_VENV)/.ready ## fail when the committed stubs are not those of the protos
+	@rm -rf $(PROTO_VENV)/stubs && mkdir $(PROTO_VENV)/stubs
+	$(call generate,$(PROTO_VENV)/stubs)
+	@cd $(PROTO_VENV)/stubs && for file in $$(find . -type f); do \
+		cmp "$$file" "$(CURDIR)/proto/$$file" || { echo "the stubs are old: make proto, and commit them"; exit 1; }; done
+	@echo "the stubs are those of the protos"
 
 $(PROTO_VENV)/.ready: requirements/proto.txt
 	$(PYTHON) -m venv $(PROTO_VENV)
