@@ -11,9 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import structlog
+
 from helios_core.errors import HeliosError
 from helios_core.service import Context, Run, services
 
+DRAIN_S: Final = 25.0  # all services together, after a stop
+_log = structlog.get_logger(__name__)
 _START: Final = ("collector", "detector", "reporter", "agent")
 _DRAIN: Final = ("agent", "detector", "collector", "reporter")
 
@@ -47,8 +51,10 @@ async def run(
                 for name in _START
                 if name in found and name != last
             }
+            deadline_s = None
             if stop is not None:
                 await stop.wait()
+                deadline_s = asyncio.get_running_loop().time() + DRAIN_S
             for name in _DRAIN:
                 if name not in found:
                     continue
@@ -56,10 +62,22 @@ async def run(
                     contexts[name].drain.set()
                 if name not in tasks:
                     tasks[name] = group.create_task(found[name](contexts[name]))
-                results[name] = await tasks[name]
+                results[name] = await _drained(name, tasks[name], deadline_s)
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
     return results
+
+
+async def _drained(name: str, task: asyncio.Task[Any], deadline_s: float | None) -> Any:
+    """What the service returns; None when it cannot end in time: what it has not done is done at the next start."""
+    if deadline_s is not None:
+        await asyncio.wait({task}, timeout=max(0.1, deadline_s - asyncio.get_running_loop().time()))
+        if not task.done():
+            _log.error("not_drained", service=name, seconds=DRAIN_S)
+            task.cancel()
+            await asyncio.wait({task})
+            return None
+    return await task
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

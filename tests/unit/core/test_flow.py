@@ -231,3 +231,26 @@ def test_what_is_not_installed_is_said_with_what_to_do(monkeypatch: pytest.Monke
 
 def test_all_four_are_installed() -> None:
     assert set(flow.installed(ALL)) == set(ALL)
+
+
+async def test_what_cannot_end_is_left_for_the_next_start(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "DRAIN_S", 0.2)
+    ended: list[str] = []
+
+    async def stuck(context: Context) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("stuck")
+
+    async def good(context: Context) -> str:
+        await context.drain.wait()
+        ended.append("good")
+        return "done"
+
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(5):
+        done = await flow.run({"detector": stuck, "reporter": good}, context, stop=stop)
+    assert done == {"detector": None, "reporter": "done"}
+    assert ended == ["stuck", "good"]
