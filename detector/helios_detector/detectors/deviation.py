@@ -17,6 +17,7 @@ from helios_detector.detectors.base import Evaluation
 
 # Robust z at which a finding begins, and at which it is worse.
 _SEVERITIES: Final = ((20.0, Severity.CRITICAL), (12.0, Severity.HIGH), (7.0, Severity.MEDIUM))
+_LIMIT_STEPS: Final = 30
 MIN_Z: Final = _SEVERITIES[-1][0]
 
 
@@ -33,7 +34,7 @@ class Watch:
         family: what a finding is about.
         feature, unit: how it is shown.
         shown: from the measure's scale to the one shown.
-        sampling: the variance that counting alone gives the measure in this horizon.
+        sampling: the variance that counting alone gives a value of the measure in this horizon.
         up, down: the change, in the measure's unit, below which a rise or fall is no finding; None
             when that direction is none at all.
         enough: whether the horizon has events enough for it.
@@ -44,23 +45,23 @@ class Watch:
     feature: str
     unit: str
     shown: Callable[[float], float]
-    sampling: Callable[[HorizonView, Band], float]
+    sampling: Callable[[HorizonView, Band, float], float]
     up: float | None
     down: float | None
     enough: Callable[[HorizonView, Band], bool]
 
 
-def _counting(view: HorizonView, band: Band) -> float:
+def _counting(view: HorizonView, band: Band, value: float) -> float:
     """Of the logarithm of a Poisson count."""
-    return 1 / (1 + max(min(float(view.events), expm1(max(band.value, 0.0))), 0.0))
+    return 1 / (1 + max(min(expm1(max(value, 0.0)), expm1(max(band.value, 0.0))), 0.0))
 
 
-def _binomial(view: HorizonView, band: Band) -> float:
+def _binomial(view: HorizonView, band: Band, value: float) -> float:
     share = min(max(band.value, 1 / (view.events + 1)), 0.5)
     return share * (1 - share) / max(1, view.events)
 
 
-def _few(view: HorizonView, band: Band) -> float:
+def _few(view: HorizonView, band: Band, value: float) -> float:
     """Quantiles of few latencies scatter: about 1/n on the logarithm, times what tails add."""
     return 2.0 / max(1, view.latency.count)
 
@@ -145,15 +146,11 @@ class Deviation:
 
 def _judge(watch: Watch, band: Band, value: float, view: HorizonView) -> tuple[float, Contribution] | None:
     """(z, contribution) when the measure is out; None when it is not."""
-    sigma = sqrt(band.sigma**2 + watch.sampling(view, band))
-    if value >= band.value:
-        change, edge, least = value - band.high, band.high, watch.up
-        limit = None if least is None else edge + max(MIN_Z * sigma, least)
-    else:
-        change, edge, least = band.low - value, band.low, watch.down
-        limit = None if least is None else edge - max(MIN_Z * sigma, least)
-    if least is None or limit is None or change < least or change / sigma < MIN_Z:
+    sigma = sqrt(band.sigma**2 + watch.sampling(view, band, value))
+    change, least = (value - band.high, watch.up) if value >= band.value else (band.low - value, watch.down)
+    if least is None or change < least or change / sigma < MIN_Z:
         return None
+    limit = _limit(watch, band, value, view, least)
     return change / sigma, Contribution(
         feature=watch.feature,
         unit=watch.unit,
@@ -161,3 +158,12 @@ def _judge(watch: Watch, band: Band, value: float, view: HorizonView) -> tuple[f
         typical=watch.shown(band.value),
         limit=watch.shown(limit),
     )
+
+
+def _limit(watch: Watch, band: Band, value: float, view: HorizonView, least: float) -> float:
+    """Where it would stop to be a finding: nearer to normal a count scatters less, so it is looked for in steps."""
+    limit = value
+    for _ in range(_LIMIT_STEPS):
+        away = max(MIN_Z * sqrt(band.sigma**2 + watch.sampling(view, band, limit)), least)
+        limit = band.high + away if value >= band.value else band.low - away
+    return limit

@@ -298,7 +298,6 @@ def test_at_its_limit_a_rise_stops_to_be_a_finding(usual: float, sigma: float, w
         assert judged("log_p95", limit + 1e-6, normal, seen) != []
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the limit takes the scatter of the few events that are left")
 def test_at_its_limit_a_fall_stops_to_be_a_finding() -> None:
     usual = band(log1p(400), 0.04)
     found = only(judged("log_events", log1p(20), usual, view(20)))
