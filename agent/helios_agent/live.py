@@ -41,6 +41,7 @@ from helios_core.clock import US_PER_S, Clock, SystemClock, rfc3339
 from helios_core.errors import ConfigError
 
 _LOOK_EVERY_S: Final = 0.25
+_FULL_DISK_PAUSE_S: Final = 2.0
 _DISCOVER_EVERY_S: Final = 1.0
 _STATUS_EVERY_S: Final = 2.0
 _BLOCKS_A_TURN: Final = 8  # of one file, before the others have their turn
@@ -251,8 +252,11 @@ class Live:
                 self._spool.append(batches, positions)
                 break
             except OSError as error:  # a full disk: what was read stays in memory until it can be written
-                _log.error("spool_cannot_be_written", error=str(error), pause_s=_LOOK_EVERY_S)
-                time.sleep(_LOOK_EVERY_S)
+                if self._stopping.is_set():  # it is read again at the next start
+                    _log.error("last_cut_not_spooled", error=str(error))
+                    return
+                _log.error("spool_cannot_be_written", error=str(error), pause_s=_FULL_DISK_PAUSE_S)
+                self._stopping.wait(_FULL_DISK_PAUSE_S)
         self._spool.forget(forgotten)
         for id_ in forgotten:
             self._readings.pop(id_, None)
@@ -277,7 +281,7 @@ async def run(
         for found in spool.damaged:
             _log.warning("spool_mended", found=found)
         cutter = Cutter(state.agent_id(), settings.agent.host or socket.gethostname())
-        live = Live(settings, spool, cutter, SystemClock(), stdin=sys.stdin.fileno())
+        live = Live(settings, spool, cutter, SystemClock(), stdin=_stdin(settings))
         endpoint = settings.helios.parsed()
         key = settings.secret.reveal()
         shipper = Shipper(
@@ -291,6 +295,12 @@ async def run(
         return await _flow(live, spool, shipper, state.folder, stop, once=once)
     finally:
         state.close()
+
+
+def _stdin(settings: Settings) -> int:
+    """The descriptor of standard input, when one of the sources is; a daemon may have none."""
+    reads = any(isinstance(source, StdinSettings) for source in settings.opened())
+    return sys.stdin.fileno() if reads else -1
 
 
 async def _flow(live: Live, spool: Spool, shipper: Shipper, folder: Path, stop: asyncio.Event, *, once: bool) -> Status:

@@ -111,7 +111,7 @@ class Replay:
             width_us = self._context.window_ms * 1_000
             end_us = -(-(self._last_us + 1) // width_us) * width_us + self._context.allowed_lateness_us
             self._clock.advance_to(end_us)
-            self._cut(end_us)
+            self._cut(end_us, closing=True)
         for source in self._sources:
             source.reader.close()
 
@@ -142,7 +142,7 @@ class Replay:
         modified_us = int(path.stat().st_mtime * US_PER_S)
         return self._pipeline.parser(self._context.parser, source.service, modified_us, data, str(path))
 
-    def _cut(self, watermark_us: int) -> None:
+    def _cut(self, watermark_us: int, *, closing: bool = False) -> None:
         while not self._spool.wait_for_room(_ROOM_TIMEOUT_S):
             if self._stopped.is_set():
                 return
@@ -153,7 +153,9 @@ class Replay:
             for source in self._sources
             if source.reader.offset > source.cut_offset
         ]
-        batches = self._pipeline.cut(now_us=self._clock.now_us(), watermark_us=watermark_us, sources=ranges)
+        batches = self._pipeline.cut(
+            now_us=self._clock.now_us(), watermark_us=watermark_us, sources=ranges, closing=closing
+        )
         for source in self._sources:
             source.cut_offset = source.reader.offset
         self._spool.append(batches, {source.id: source.reader.offset for source in self._sources})

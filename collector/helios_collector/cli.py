@@ -44,6 +44,9 @@ def run(
         given = {"data_dir": data_dir, "grpc": grpc, "http": http}
         settings = config.override(settings, {name: value for name, value in given.items() if value is not None})
         asyncio.run(up(settings, ("collector",)))
+    except asyncio.CancelledError:
+        click.echo("helios-collector: ended at once; what was not done is done at the next start", err=True)
+        sys.exit(130)
     except HeliosError as error:
         click.echo(f"helios-collector: {error}", err=True)
         sys.exit(1)

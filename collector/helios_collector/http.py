@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -26,6 +27,8 @@ from helios_core.routes import HttpScope, Receive, Send
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
 _Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_EVENTS_A_TURN: Final = 500
 _STOPPING: Final[_Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -77,6 +80,11 @@ class HttpIngest:
     async def _answer(self, path: str, scope: HttpScope, receive: Receive) -> _Answer:
         method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._keys.are_open and not (_is_local(f"//{headers.get('host', '')}") and _is_local(headers.get("origin"))):
+            message = (
+                "without API keys only programs and pages of this machine are answered: use localhost, or set keys"
+            )
+            return 403, {"error": message}, []
         if path == "/health" and method == "GET":
             return 200, {"status": "ok"}, []
         if path == "/metrics" and method == "GET":
@@ -113,6 +121,8 @@ class HttpIngest:
         warnings: list[dict[str, Any]] = []
         records: list[Record] = []
         for index, raw in enumerate(items(data)):
+            if index % _EVENTS_A_TURN == 0:
+                await asyncio.sleep(0)  # a large body must not hold up everybody else
             try:
                 event = self._reader.event(raw, now_us=now_us, key=f"{key}/{index}" if key else "")
             except WireError as error:
@@ -144,6 +154,15 @@ class HttpIngest:
         status = 202 if accepted or not errors else 400
         answer: dict[str, Any] = {"accepted": accepted, "rejected": len(errors), "errors": errors}
         return status, answer | ({"warnings": warnings} if warnings else {}), []
+
+
+def _is_local(url: str | None) -> bool:
+    """Of this machine: a page of another site must not write what nobody signs for, nor read the metrics."""
+    try:
+        name = "localhost" if url is None else urlsplit(url).hostname
+    except ValueError:
+        return False
+    return name in _LOCAL_NAMES
 
 
 async def _body(headers: dict[str, str], receive: Receive, stopping: asyncio.Event) -> bytes:

@@ -1,4 +1,4 @@
-"""Retention of the store: what is older than allowed goes, a few hours of it in each transaction."""
+"""Retention of the store: what is older than allowed goes, a minute of it in each transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 from helios_core.clock import US_PER_S
 from helios_core.store.base import Statement, Store
 
-_STEP_US: Final = 6 * 3_600 * US_PER_S
+_STEP_US: Final = 60 * US_PER_S
 _TABLES: Final = ("windows", "window_templates", "events", "metrics", "anomalies")
 _log = structlog.get_logger(__name__)
 
@@ -20,12 +20,11 @@ async def prune(store: Store, before_us: int) -> None:
     Raises:
         StoreUnavailable: not all of it is gone; the next call goes on.
     """
-    (row,) = await store.query("oldest_window")
-    if row["time_us"] is None or row["time_us"] >= before_us:
-        return
-    until_us = row["time_us"]
-    while until_us < before_us:
-        until_us = min(until_us + _STEP_US, before_us)
+    while True:
+        (row,) = await store.query("oldest_window")
+        if row["time_us"] is None or row["time_us"] >= before_us:
+            break
+        until_us = min(row["time_us"] + _STEP_US, before_us)
         await store.transact([Statement(f"prune_{table}", {"before_us": until_us}) for table in _TABLES])
     await store.transact([Statement("prune_templates", {"before_us": before_us})])
     _log.info("store_pruned", before_us=before_us)

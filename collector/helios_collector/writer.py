@@ -74,6 +74,7 @@ class StoreWriter:
                         return
                     await self._prune()
                     continue
+                await self._prune()
                 await self._write(received)
                 self._telemetry.lag.set(await until_available(consumer.lag))
                 done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
@@ -82,7 +83,7 @@ class StoreWriter:
             await consumer.close()
 
     async def _prune(self) -> None:
-        """Once an hour, when there is nothing else to do."""
+        """Once an hour."""
         now_us = self._clock.now_us()
         if self._retention_us is not None and now_us - self._pruned_us >= _PRUNE_EVERY_US:
             self._pruned_us = now_us

@@ -75,11 +75,6 @@ class Decider:
         self._families: dict[Family, _FamilyState] = {}
 
     @property
-    def is_open(self) -> bool:
-        """An alert of any family is open."""
-        return any(state.episode is not None for state in self._families.values())
-
-    @property
     def is_suspicious(self) -> bool:
         """An alert is open, or a finding is held: what is seen now is not to be learned as normal."""
         return any(state.episode is not None or state.held for state in self._families.values())

@@ -115,6 +115,7 @@ class Engine:
         self._detectors: tuple[Detector, ...] = (ErrorRateRule(), Silence(), Deviation(), NewPattern())
         self.decided = 0
         self.ignored_events = 0  # of services beyond MAX_SERVICES
+        self.trainings: int | None = None  # that may still be done now; a service that is due waits for its turn
 
     def observe(self, service: str, deltas: Iterable[WindowDelta]) -> None:
         """Takes deltas of a service, in any order; of a service too many only their events are counted."""
@@ -176,7 +177,7 @@ class Engine:
     @property
     def late_events(self) -> int:
         """Events that came after their horizons had been decided."""
-        return sum(state.horizon.late for state in self._services.values())
+        return sum(state.horizon.late for state in list(self._services.values()))
 
     def _learned(self, state: _Service) -> bool:
         return (state.horizon.end_us or 0) - state.first_us >= LEARNING_US
@@ -228,6 +229,13 @@ class Engine:
         if end_us % _MINUTE_US == 0 and state.horizon.full:
             view, measures, _ = _look(state, end_us)
             self._learn(state, view, measures, end_us)
+            self._renew(service, state, end_us, may_train=False)
+
+    def skip_to(self, service: str, time_us: int) -> None:
+        """Nothing is known of a service until that time: its horizons go on there."""
+        state = self._services.get(service)
+        if state is not None and state.horizon.skip_to(time_us):
+            state.last_event_us = time_us
 
     def _move(self, state: _Service) -> int:
         """Moves the horizon by a window; returns its new end."""
@@ -260,7 +268,8 @@ class Engine:
         """A forest that was kept of this very minute, or a new one when the last is a day old."""
         forest = self._models.find(service, trained_us=end_us) if self._models is not None else None
         due = may_train and self._learned(state) and end_us - state.trained_us >= _DAY_US
-        if forest is None and due and len(state.history) >= MIN_ROWS:
+        if forest is None and due and self.trainings != 0 and len(state.history) >= MIN_ROWS:
+            self.trainings = None if self.trainings is None else self.trainings - 1
             forest = self._train(state, end_us)
             if self._models is not None:
                 self._models.save(service, forest)

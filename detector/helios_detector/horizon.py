@@ -166,8 +166,9 @@ class ServiceHorizon:
             self._counting = Signal.LOG
         elif delta.latency.count:
             self._spans_have_latency = True
-        if delta.host in self._hosts or len(self._hosts) < _MAX_HOSTS:
-            self._hosts[delta.host] = max(index, self._hosts.get(delta.host, index))
+        self._hosts[delta.host] = max(index, self._hosts.pop(delta.host, index))  # the newest last
+        if len(self._hosts) > _MAX_HOSTS:
+            del self._hosts[next(iter(self._hosts))]
         signals = self._pending.setdefault(index, {})
         totals = signals.get(delta.signal)
         if totals is None:
@@ -217,6 +218,17 @@ class ServiceHorizon:
         self._long = _Rolling(self._long.size)
         self._short = _Rolling(self._short.size)
         return data * self._window_us
+
+    def skip_to(self, time_us: int) -> bool:
+        """Begins anew at a time ahead; False when it is not ahead."""
+        index = time_us // self._window_us
+        if self._next is None or index <= self._next:
+            return False
+        self._pending = {i: signals for i, signals in self._pending.items() if i >= index}
+        self._next = index
+        self._long = _Rolling(self._long.size)
+        self._short = _Rolling(self._short.size)
+        return True
 
     def has_data(self, limit_us: int) -> bool:
         """A window that is not decided, and ends by `limit_us`, has a delta."""

@@ -74,6 +74,9 @@ class DetectorService:
         self._published: dict[Partition, int] = {}
         self._started_us = context.clock.now_us()
         self._ticked_us = 0
+        self._last_us = 0  # of the records that were taken
+        self._is_news = True  # what is taken was not taken before a restart
+        self._resumed = False
         self._behind = 0
         self._telemetry = Telemetry(context.metrics)
         self.outcome = Outcome()
@@ -138,14 +141,19 @@ class DetectorService:
         them, second by second, and after them until `until_us`: so a restart decides what was decided.
         """
         alerts: list[Alert] = []
+        if not self._context.files:  # live, a training is a second or two in which nothing is decided
+            self.engine.trainings = 1
         with self._telemetry.latency.time():
             by_partition: dict[Partition, list[Received]] = {}
             for record in received:
                 by_partition.setdefault(record.partition, []).append(record)
             for record in in_order_of_time(by_partition.values(), len(received)):
+                self._is_news = record.offset >= self._published.get(record.partition, 0)
                 decided = self._tick(record.time_us) + self._one(record)
-                if record.offset >= self._published.get(record.partition, 0):
+                if self._is_news:
                     alerts += decided
+                self._last_us = max(self._last_us, record.time_us)
+            self._is_news = True
             alerts += self._tick(until_us)
         return alerts
 
@@ -159,7 +167,8 @@ class DetectorService:
         for delta in deltas:
             first, last = self.outcome.span_us.get(service, (delta.start_us, delta.end_us))
             self.outcome.span_us[service] = (min(first, delta.start_us), max(last, delta.end_us))
-            self._telemetry.events.inc(delta.events)
+            if self._is_news:
+                self._telemetry.events.inc(delta.events)
         self.engine.observe(service, deltas)
         return back + self._decided(service, now_us)
 
@@ -172,9 +181,10 @@ class DetectorService:
         return alerts
 
     def _note(self, alerts: list[Alert]) -> None:
-        self.outcome.alerts += alerts
+        if self._context.files:  # a replay is judged by them; a live detector would keep them for ever
+            self.outcome.alerts += alerts
         for alert in alerts:
-            if alert.state is AlertState.FIRED:
+            if alert.state is AlertState.FIRED and self._is_news:
                 self._telemetry.anomalies.labels(alert.family.value, alert.severity.value).inc()
 
     def _opened(self, record: Received) -> tuple[str, list[WindowDelta], int, list[Alert]]:
@@ -216,16 +226,26 @@ class DetectorService:
         alerts: list[Alert] = []
         if not self._ticked_us:
             self._ticked_us = until_us // _TICK_US * _TICK_US
+        if until_us >= self._started_us and not self._resumed:
+            self._resume()
         while self._ticked_us + _TICK_US <= until_us:
-            self._ticked_us += _TICK_US
+            before_us, self._ticked_us = self._ticked_us, self._ticked_us + _TICK_US
             now_us = self._ticked_us
             gone = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._started_us)]
             gone += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
             self._note(gone)
             alerts += gone
-            for service in self._watermarks.waiting(now_us):
+            for service in sorted(self._watermarks.waiting(now_us, before_us)):
                 alerts += self._decided(service, now_us)
         return alerts
+
+    def _resume(self) -> None:
+        """The first look at the clock since the start: what was down before it has heard nobody."""
+        self._resumed = True
+        if self._last_us and self._started_us - self._last_us >= (self._context.idle_after_us or 0):
+            for service in self._watermarks.resume(self._started_us):
+                self.engine.skip_to(service, self._started_us)
+            self._ticked_us = self._started_us // _TICK_US * _TICK_US
 
     async def _publish(self, alerts: list[Alert]) -> None:
         records = [Record(Topic.ANOMALY_ALERTS, alert.service, alert.to_bytes()) for alert in alerts]

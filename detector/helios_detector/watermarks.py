@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 _S: Final = 1_000_000
 LOST_AFTER_US: Final = 60 * _S  # six heartbeats
 FORGOTTEN_AFTER_US: Final = 86_400 * _S  # an agent that is away so long was taken away
+MAX_AHEAD_US: Final = 600 * _S  # a clock that is further ahead moves no watermark
+_REFRESHED_US: Final = 15 * _S  # a service that its agents still tell of is told of every ten seconds
 QUIET_AFTER_US: Final = 3_600 * _S  # raw events that do not come for so long are not waited for
 MAX_AGENTS: Final = 10_000
 MAX_SERVICES: Final = 10_000
@@ -49,6 +51,7 @@ class Agent:
 
     Attributes:
         heard_us: when it was heard of last, by the receiver's clock.
+        watermark_us: up to when it has read, whichever service it said so for.
         lost_us: when it had been heard of last before it was lost; 0 while it is not.
         services: those that it has brought since it was heard of first.
     """
@@ -56,6 +59,7 @@ class Agent:
     id: bytes
     host: str
     heard_us: int
+    watermark_us: int = 0
     lost_us: int = 0
     services: dict[str, None] = field(default_factory=dict)
 
@@ -75,6 +79,7 @@ class Watermarks:
         self._idle_after_us = idle_after_us
         self._services: dict[str, _Service] = {}
         self._agents: dict[bytes, Agent] = {}
+        self._resumed_us = 0
 
     def heard(
         self, service: str, agent: bytes, host: str, watermark_us: int, now_us: int, *, closing: bool = False
@@ -88,6 +93,8 @@ class Watermarks:
         state = self._service(service)
         if state is None:
             return None
+        if watermark_us > now_us + MAX_AHEAD_US and self._idle_after_us is not None:
+            watermark_us = 0
         known = self._agents.get(agent)
         if known is None:
             if len(self._agents) >= MAX_AGENTS:
@@ -98,6 +105,7 @@ class Watermarks:
         source.watermark_us = max(source.watermark_us, watermark_us)
         source.heard_us = now_us
         known.services[service] = None
+        known.watermark_us = max(known.watermark_us, watermark_us)
         was_lost = None
         if self._idle_after_us is not None:
             if now_us - known.heard_us >= LOST_AFTER_US:  # also when nobody was there to notice it
@@ -130,7 +138,13 @@ class Watermarks:
             state.watermark_us = max(state.watermark_us, state.history_us)
             return Reached(state.watermark_us, history=True, watched=True)
         idle_us = self._idle_after_us
-        live = [s.watermark_us for s in state.agents.values() if idle_us is None or now_us - s.heard_us < idle_us]
+        # An agent that lives has read all its sources so far, also those of a service that it has no news of.
+        sources = [(source, self._agents[id_]) for id_, source in state.agents.items()]
+        live = [
+            source.watermark_us if idle_us is None else max(source.watermark_us, agent.watermark_us)
+            for source, agent in sources
+            if idle_us is None or self._silent_us(agent, now_us) < idle_us
+        ]
         watched = len(live) == len(state.agents)
         if state.received_us:
             live.append(now_us)
@@ -141,13 +155,41 @@ class Watermarks:
         """All that were ever heard of."""
         return list(self._services)
 
-    def waiting(self, now_us: int) -> list[str]:
-        """The services of which time alone may decide something: raw events, or one of several agents idle."""
-        return [
+    def waiting(self, now_us: int, since_us: int) -> set[str]:
+        """The services of which time alone may decide something between the two times.
+
+        Those with raw events; those of an agent that has just become idle; and now and then those that
+        their agents have no news of.
+        """
+        names = {
             name
             for name, state in self._services.items()
-            if len(state.agents) > 1 or (state.received_us and now_us - state.received_us < QUIET_AFTER_US)
-        ]
+            if state.received_us and now_us - state.received_us < QUIET_AFTER_US
+        }
+        idle_us = self._idle_after_us or 0
+        for agent in self._agents.values():
+            if self._silent_us(agent, since_us) < idle_us <= self._silent_us(agent, now_us):
+                names.update(agent.services)
+        if now_us // _REFRESHED_US != since_us // _REFRESHED_US:
+            names.update(
+                name
+                for name, state in self._services.items()
+                if any(now_us - source.heard_us > _REFRESHED_US for source in state.agents.values())
+            )
+        return names
+
+    def resume(self, now_us: int) -> list[str]:
+        """Nobody has listened until now: no agent is idle for that.
+
+        Returns:
+            the services of raw events alone: of them the time until now is not known.
+        """
+        self._resumed_us = now_us
+        return [name for name, state in self._services.items() if state.received_us and not state.agents]
+
+    def _silent_us(self, agent: Agent, now_us: int) -> int:
+        """How long it was not heard of while somebody listened."""
+        return now_us - max(agent.heard_us, self._resumed_us)
 
     def newly_lost(self, now_us: int, since_us: int) -> list[Agent]:
         """Agents that were not heard of for a minute, each once.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -22,6 +23,9 @@ from helios_reporter import markdown, report
 from helios_reporter.evidence import EvidencePack, gather
 from helios_reporter.incidents import Incident, Incidents, IncidentState, link_of
 from helios_reporter.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from helios_reporter.console.app import Console
 from helios_reporter.verify import verify
 
 GROUP: Final = "reporters"
@@ -34,6 +38,7 @@ _MIN_SHARED_TRACES: Final = 2
 _STORE_WAIT_S: Final = 2.0
 _STORE_LOOK_S: Final = 0.1
 _GOODBYE_S: Final = 3.0
+_FEED_PAUSE_S: Final = 2.0
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
 _KEEP_INCIDENTS_US: Final = 365 * 86_400 * US_PER_S
 _MAX_PRUNED: Final = 1_000  # incidents in an hour
@@ -146,7 +151,8 @@ class ReporterService:
         for row in await self._store.query("incidents_before", before_us=before_us, limit=_MAX_PRUNED):
             parameters = {"incident_id": row["id"]}
             await self._store.transact([Statement(f"delete_{kind}", parameters) for kind in ("reports", "incident")])
-            (self._folder / f"{row['id']}.md").unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._folder / f"{row['id']}.md").unlink(missing_ok=True)
 
     async def _write(self, incident: Incident, now_us: int, *, held: bool) -> None:
         """The incident and its report, in one transaction."""
@@ -171,7 +177,10 @@ class ReporterService:
         if second:
             self._due.pop(incident.id, None)
         text = markdown.render(written, pack)
-        (self._folder / f"{incident.id}.md").write_text(text, encoding="utf-8")
+        try:
+            (self._folder / f"{incident.id}.md").write_text(text, encoding="utf-8")
+        except OSError as error:  # the store has it, too
+            _log.error("report_file_not_written", incident=incident.id, error=str(error))
         return Statement(
             "upsert_report",
             {
@@ -214,6 +223,16 @@ def _incident_row(incident: Incident) -> dict[str, object]:
     }
 
 
+async def _feed(console: Console, drain: asyncio.Event) -> None:
+    """Keeps the live stream going: what it did not expect is logged, and it begins again."""
+    while not drain.is_set():
+        try:
+            await console.run(drain)
+        except Exception:  # noqa: BLE001 - the edge of a task: reports go on without the stream
+            _log.exception("live_stream_failed", pause_s=_FEED_PAUSE_S)
+            await asyncio.sleep(_FEED_PAUSE_S)
+
+
 async def run(context: Context) -> Outcome:
     """The service `reporter`, with the console when the process serves HTTP.
 
@@ -231,7 +250,7 @@ async def run(context: Context) -> Outcome:
         bus=context.bus, store=context.store, clock=context.clock, keys=context.keys, parts=context.status
     )
     context.routes.mount("/", console)
-    feeding = asyncio.create_task(console.run(context.drain))
+    feeding = asyncio.create_task(_feed(console, context.drain))
     try:
         outcome = await service.run()
         await asyncio.wait({feeding}, timeout=_GOODBYE_S)  # it tells its clients that it goes

@@ -160,14 +160,16 @@ class EmbeddedBus:
 
     def _transact(self, connection: sqlite3.Connection, group: list[_Request]) -> None:
         """All of the group in one transaction; one that fails takes only itself back."""
-        outcomes: list[tuple[Future[Any], Any, BusError | None]] = []
+        outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
             for request in group:
                 connection.execute("SAVEPOINT request")
                 try:
                     outcomes.append((request.done, request.run(connection), None))
-                except BusError as error:
+                except sqlite3.Error:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the edge of a thread: whose request it was is told
                     connection.execute("ROLLBACK TO request")
                     outcomes.append((request.done, None, error))
                 connection.execute("RELEASE request")

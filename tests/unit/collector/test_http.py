@@ -28,7 +28,7 @@ class Site:
     def __init__(self, keys: Keys | None = None) -> None:
         self.bus = MemoryBus()
         app = HttpIngest(self.bus, EventClock(NOW_US), keys or Keys(None))
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://collector")
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     async def post(self, body: Any, **headers: str) -> httpx.Response:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -215,3 +215,21 @@ async def test_the_metrics_count_what_came() -> None:
     assert 'helios_events_accepted_total{protocol="http"} 1.0' in text
     assert 'helios_events_rejected_total{protocol="http"} 1.0' in text
     assert 'helios_http_requests_total{path="/api/v1/events",status="202"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"host": "evil.example"},
+        {"host": "localhost.evil.example"},
+    ],
+)
+async def test_without_keys_only_this_machine_is_answered(headers: dict[str, str]) -> None:
+    """A page of another site, also one whose name was made to resolve to loopback."""
+    site = Site()
+    assert (await site.client.post("/api/v1/events", json=GOOD, headers=headers)).status_code == 403
+    assert (await site.client.get("/metrics", headers=headers)).status_code == 403
+    for good in ({"origin": "http://localhost:8080"}, {"host": "127.0.0.1:8080"}, {"host": "[::1]:8080"}):
+        assert (await site.client.post("/api/v1/events", json=GOOD, headers=good)).status_code == 202

@@ -412,3 +412,47 @@ def test_an_agent_beyond_the_limit_that_ends_is_not_waited_for(monkeypatch: pyte
     site.heard(B, 5, 1, closing=True)
     site.heard(A, 10, 2)
     assert site.of(2) == 10
+
+
+# --- what nobody could hear, and clocks that are wrong ---------------------------------------------
+
+
+def test_while_nobody_listened_no_agent_became_idle() -> None:
+    site = Site()
+    site.heard(A, 10, 11)
+    site.heard(B, 12, 12)
+    assert site.watermarks.resume(us(600)) == []
+    site.heard(A, 615, 615)
+    assert site.of(615) == 12
+    site.heard(A, 630, 630)
+    assert site.of(631) == 630
+
+
+def test_of_raw_events_nothing_is_known_while_nobody_listened() -> None:
+    site = Site()
+    site.received(10, "api")
+    site.heard(A, 10, 11, "web")
+    site.received(10, "web")
+    assert site.watermarks.resume(us(600)) == ["api"]
+
+
+def test_a_clock_that_is_far_ahead_moves_no_watermark() -> None:
+    site = Site()
+    site.heard(A, 10, 11)
+    site.heard(A, 30 * DAY_S, 20)
+    assert site.of(20) == 10
+    site.heard(A, 30, 30)
+    assert site.of(30) == 30
+
+
+def test_an_agent_that_lives_holds_no_service_back_that_it_has_no_news_of() -> None:
+    """It moved to another host: the watermark goes on, and that nothing comes is known."""
+    site = Site()
+    site.heard(A, 10, 11, "web")
+    site.heard(B, 10, 11, "web")
+    for second in range(20, 400, 10):
+        site.heard(A, second, second, "api")
+        site.heard(B, second, second, "web")
+    assert site.of(391, "web") == 390
+    assert site.watermarks.of("web", us(391)).watched
+    assert site.watermarks.waiting(us(405), us(404)) == {"web"}
