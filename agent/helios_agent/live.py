@@ -127,8 +127,9 @@ class Live:
         self._stopping.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Reads until it is stopped; with `once` until everything that is there is read."""
+        """Reads until it is stopped, or all there is has ended; with `once` until what is there is read."""
         discovered_s = 0.0
+        ends = once or not self.tails  # standard input alone ends by itself
         try:
             while True:
                 now_s = time.monotonic()
@@ -142,7 +143,7 @@ class Live:
                 if read:
                     if self._stopping.is_set():
                         return
-                elif (once and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
+                elif (ends and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
                     return
         finally:
             self._cut(closing=True)

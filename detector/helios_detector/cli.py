@@ -104,6 +104,9 @@ async def _train(data_dir: Path, only: str | None) -> list[_Trained]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(data_dir: Path, service: str | None, as_json: bool) -> None:
     """List the models that are kept, the newest first. May be asked while Helios runs."""
+    if not data_dir.is_dir():
+        click.echo(f"helios-detector: there is no directory {data_dir}: name that of `helios up`", err=True)
+        sys.exit(1)
     found = Registry(data_dir / MODELS).versions(service)
     if as_json:
         click.echo(msgspec.json.encode([{"damaged": one.damaged, "about": one.about} for one in found]))

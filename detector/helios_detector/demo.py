@@ -112,7 +112,9 @@ class _Demo:
                     await asyncio.wait({running, telling}, return_when=asyncio.FIRST_COMPLETED)
                     if telling.done():
                         telling.result()
-                        if stays and not stop.is_set():
+                        if not stays:
+                            self._say("the demo ends; on a terminal the console stays until Ctrl-C")
+                        elif not stop.is_set():
                             self._say("the incident goes on; Ctrl-C ends the demo")
                             await asyncio.wait({running})
                         stop.set()
@@ -172,7 +174,7 @@ class _Demo:
                 self._say(f"incident {rows[0]['id']}, {alerted_s:.0f} s after the first failing request")
                 click.echo()
                 click.echo(reports[0]["markdown"])
-                self._say(f"the same, live: http://{http}/#/incidents/{rows[0]['id']}")
+                self._say(f"the same in the console: http://{http}/#/incidents/{rows[0]['id']}")
                 return
 
     def _say(self, text: str) -> None:

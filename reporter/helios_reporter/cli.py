@@ -36,7 +36,7 @@ def cli() -> None:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(data_dir: Path, limit: int, as_json: bool) -> None:
-    """List incidents, the newest first. May be asked while Helios runs."""
+    """List incidents with their first signs, the newest first. May be asked while Helios runs."""
     rows = _asked(data_dir, "incidents_latest", limit=limit)
     if as_json:
         click.echo(msgspec.json.encode([{**row, "document": msgspec.Raw(row["document"].encode())} for row in rows]))
@@ -44,9 +44,10 @@ def list_command(data_dir: Path, limit: int, as_json: bool) -> None:
     if not rows:
         click.echo("no incidents")
     for row in rows:
-        services = msgspec.json.decode(row["document"], type=Incident).services
+        incident = msgspec.json.decode(row["document"], type=Incident)
+        services = incident.services
         click.echo(
-            f"{row['id']}  {rfc3339(row['opened_us'], digits=0)}  {row['severity']:8}  {row['state']:9}  "
+            f"{row['id']}  {rfc3339(incident.onset_us, digits=0)}  {row['severity']:8}  {row['state']:9}  "
             f"{', '.join(services[:3])}{f' and {len(services) - 3} more' if len(services) > 3 else ''}"
         )
 

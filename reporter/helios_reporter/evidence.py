@@ -30,6 +30,7 @@ _MAX_NEIGHBOURS: Final = 50
 # A change below this says "normal": the share of the value before, and for rates the difference.
 _NOTABLE_RATIO: Final = 0.3
 _NOTABLE_RATE: Final = 0.02
+_BUSY: Final = 3  # events a window: by chance one in twenty would be empty
 _TOLD_BY_DETAIL: Final = ("new_template", "services_unwatched")
 
 
@@ -105,7 +106,8 @@ async def gather(store: Store, incident: Incident, now_us: int) -> EvidencePack:
     for service in watched[:_MAX_SERVICES]:
         await _metrics(store, pack, service, incident.onset_us, end_us)
         await _templates(store, pack, service, incident.onset_us, end_us)
-    await _neighbours(store, pack, services, incident.onset_us, end_us, now_us)
+    if watched:
+        await _neighbours(store, pack, services, incident.onset_us, end_us, now_us)
     return pack
 
 
@@ -120,7 +122,7 @@ def _parts(finding: Finding) -> tuple[Contribution, ...]:
 async def _metrics(store: Store, pack: EvidencePack, service: str, onset_us: int, end_us: int) -> None:
     """The service's own measures during the incident, beside the half hour before it."""
     during = await _totals(store, service, onset_us - _MINUTE_US, end_us)
-    before = await _totals(store, service, onset_us - _MINUTE_US - BEFORE_US, onset_us - _MINUTE_US)
+    before = await _totals(store, service, onset_us - _MINUTE_US - BEFORE_US, onset_us - _MINUTE_US, while_it_sent=True)
     for name, unit, rate in (
         ("events_per_minute", "events/min", False),
         ("error_rate", "share", True),
@@ -155,12 +157,31 @@ def _is_notable(value: float | None, baseline: float | None, *, rate: bool) -> b
     return abs(value - baseline) > _NOTABLE_RATIO * max(abs(baseline), 1e-9) and max(value, baseline) >= 1
 
 
-async def _totals(store: Store, service: str, from_us: int, to_us: int) -> dict[str, float]:
-    """Measures of a service in an interval, from its windows; without those that it has not."""
+async def _totals(
+    store: Store, service: str, from_us: int, to_us: int, *, while_it_sent: bool = False
+) -> dict[str, float]:
+    """Measures of a service in an interval, from its windows; without those that it has not.
+
+    Args:
+        while_it_sent: rates are of the windows that it has, when it is so busy that an empty one was
+            not read, rather than without events: before it was known, or while nothing ran.
+    """
     rows = await store.query("window_rows_of_service", service=service, from_us=from_us, to_us=to_us)
     if not rows:
         return {"events_per_minute": 0.0, "unparsed_per_minute": 0.0} if to_us > from_us else {}
-    return await asyncio.to_thread(_measured, rows, service, max(to_us - from_us, 1) / _MINUTE_US)
+    minutes = max(to_us - from_us, 1) / _MINUTE_US
+    if while_it_sent:
+        minutes = _sent_minutes(rows) or minutes
+    return await asyncio.to_thread(_measured, rows, service, minutes)
+
+
+def _sent_minutes(rows: Sequence[Row]) -> float | None:
+    """How long the windows of a busy service are together; None when it is not busy."""
+    widths = {row["start_us"]: row["duration_ms"] for row in rows}
+    events = sum(sum(msgspec.json.decode(row["levels"], type=list[int])) for row in rows)
+    if events < _BUSY * len(widths):
+        return None
+    return float(sum(widths.values()) / 60_000)
 
 
 def _measured(rows: Sequence[Row], service: str, minutes: float) -> dict[str, float]:

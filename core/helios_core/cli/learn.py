@@ -22,7 +22,12 @@ _WINDOW_MS: Final = 60_000  # the past needs no finer windows to be learned from
 @click.command("learn")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), required=True, help="That of `helios up`; not while it runs."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("helios-data"),
+    envvar="HELIOS_DATA_DIR",
+    show_default=True,
+    help="That of `helios up`, while it does not run.",
 )
 @click.option("--parser", default="auto", show_default=True, help="auto, json, docker, access, logfmt or plain.")
 @click.option("--service", help="Service of lines that name none. Without it: the file's name.")
@@ -41,6 +46,9 @@ def learn_command(files: tuple[Path, ...], data_dir: Path, parser: str, service:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on where it ended", code=130)
+    if not counts.lines:
+        click.echo("nothing new: these files were read before")
+        return
     click.echo(f"{counts.lines:,} lines, {counts.events:,} events until {rfc3339(progress.event_time_us, digits=0)}")
     click.echo(f"learned from at the next `helios up --data-dir {data_dir}`")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from glob import glob
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,9 @@ def up_command(
         given = {"data_dir": data_dir, "http": http, "grpc": grpc}
         settings = config.override(settings, {name: value for name, value in given.items() if value is not None})
         names = (*_SERVICES, "agent") if watch else _SERVICES
+        for pattern in watch:
+            found = len(glob(pattern, recursive=True))
+            click.echo(f"follows   {pattern}: {found or 'no'} {'file' if found == 1 else 'files'} now")
         asyncio.run(up(settings, names, watch=watch, ready=_say))
     except HeliosError as error:
         fail(str(error))

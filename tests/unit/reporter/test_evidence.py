@@ -15,7 +15,7 @@ from helios_core.sketches.templates import template_id
 from helios_core.store.base import SliceWrite, Statement
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta
-from helios_reporter.evidence import Evidence, EvidencePack, gather
+from helios_reporter.evidence import Evidence, EvidencePack, _sent_minutes, gather
 from helios_reporter.incidents import Incident, Incidents
 
 S = 1_000_000
@@ -395,3 +395,16 @@ async def test_the_same_input_makes_the_same_pack(store: SqliteStore) -> None:
     await alerted(store, alert("api"), alert("api", family=Family.LATENCY))
     packs = [await gather(store, incident_of(alert()), T0 + 120 * S) for _ in range(2)]
     assert packs[0] == packs[1]
+
+
+@pytest.mark.parametrize(
+    ("events", "windows", "minutes"),
+    [(30, 60, 10.0), (3, 60, 10.0), (2, 60, None), (0, 0, 0.0)],
+)
+def test_of_a_busy_service_the_time_without_windows_was_not_read(
+    events: int, windows: int, minutes: float | None
+) -> None:
+    rows = [
+        {"start_us": n * 10_000_000, "duration_ms": 10_000, "levels": f"[0,0,{events},0,0,0]"} for n in range(windows)
+    ]
+    assert _sent_minutes(rows) == minutes
