@@ -75,9 +75,14 @@ class Decider:
         self._families: dict[Family, _FamilyState] = {}
 
     @property
+    def is_open(self) -> bool:
+        """An alert of any family is open."""
+        return any(state.episode is not None for state in self._families.values())
+
+    @property
     def is_suspicious(self) -> bool:
         """An alert is open, or a finding is held: what is seen now is not to be learned as normal."""
-        return any(state.episode is not None or state.held for state in self._families.values())
+        return self.is_open or any(state.held for state in self._families.values())
 
     def decide(self, findings: Sequence[Finding], horizon: Horizon) -> list[Alert]:
         """The alerts of one horizon: usually none."""
