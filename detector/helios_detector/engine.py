@@ -144,6 +144,7 @@ class Engine:
         if state.is_past and not history:
             began_us = state.horizon.break_off()
             state.last_event_us = state.last_event_us if began_us is None else began_us
+            state.watermark_us = 0  # that of the past may be ahead, at the end of its last minute
         state.is_past = history
         state.watermark_us = max(state.watermark_us, watermark_us)
         limit_us = state.watermark_us - self._lateness_us

@@ -100,7 +100,7 @@ class Watermarks:
             if len(self._agents) >= MAX_AGENTS:
                 return None
             known = self._agents[agent] = Agent(agent, host, now_us)
-        state.is_live = True
+        _goes_live(state)
         source = state.agents.setdefault(agent, _Source(watermark_us, now_us))
         source.watermark_us = max(source.watermark_us, watermark_us)
         source.heard_us = now_us
@@ -127,7 +127,7 @@ class Watermarks:
         state = self._service(service)
         if state is not None:
             state.received_us = now_us
-            state.is_live = True
+            _goes_live(state)
 
     def of(self, service: str, now_us: int) -> Reached:
         """How far the service has been read."""
@@ -234,3 +234,9 @@ class Watermarks:
             gone = state.agents.pop(agent.id, None)
             if gone is not None:
                 state.closed_us = max(state.closed_us, gone.watermark_us)
+
+
+def _goes_live(state: _Service) -> None:
+    """How far the past was read, up to the end of its last minute, says nothing of what is live."""
+    if not state.is_live:
+        state.is_live, state.watermark_us = True, 0

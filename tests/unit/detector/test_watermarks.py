@@ -456,3 +456,11 @@ def test_an_agent_that_lives_holds_no_service_back_that_it_has_no_news_of() -> N
     assert site.of(391, "web") == 390
     assert site.watermarks.of("web", us(391)).watched
     assert site.watermarks.waiting(us(405), us(404)) == {"web"}
+
+
+def test_how_far_the_past_was_read_holds_for_nothing_that_is_live() -> None:
+    site = Site()
+    site.watermarks.read_history("web", us(62))
+    assert site.of(40) == 62
+    site.heard(A, 40, 41)
+    assert site.of(41) == 40
