@@ -111,7 +111,7 @@ def test_at_ten_thousand_lines_a_second(benchmark: BenchmarkFixture, tmp_path: P
         for turn in range(SECONDS * 10):
             now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             with path.open("a", encoding="utf-8") as file:
-                file.write("".join(f'{{"timestamp":"{now}"{text[40:]}\n' for text in lines))
+                file.write("".join(f'{{"timestamp":"{now}"{text[39:]}\n' for text in lines))
             written += len(lines)
             if turn % (ROTATE_EVERY_S * 10) == ROTATE_EVERY_S * 10 - 1:
                 path.rename(folder / f"logs/app.log.{turn}")
