@@ -7,9 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -22,12 +20,13 @@ from helios_core.errors import BusUnavailable, WireError
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
-from helios_core.routes import HttpScope, Receive, Send
+from helios_core.routes import HttpScope, Receive, Send, is_local, respond
 
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
 _Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
-_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_JSON: Final = b"application/json"
+_EXPOSITION: Final = CONTENT_TYPE_LATEST.encode()
 _EVENTS_A_TURN: Final = 500
 _STOPPING: Final[_Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
 _T = TypeVar("_T")
@@ -75,12 +74,14 @@ class HttpIngest:
             status, body, headers = 503, {"error": str(error)}, [(b"retry-after", _RETRY_AFTER_S)]
         known = path if path in (*EVENTS_PATHS, "/health", "/metrics") else "other"
         self._telemetry.requests.labels(known, str(status)).inc()
-        await _respond(send, status, body, headers)
+        await respond(send, status, body, headers, kind=_EXPOSITION if isinstance(body, bytes) else _JSON)
 
     async def _answer(self, path: str, scope: HttpScope, receive: Receive) -> _Answer:
         method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if self._keys.are_open and not (_is_local(f"//{headers.get('host', '')}") and _is_local(headers.get("origin"))):
+        if self._keys.are_open and not (
+            is_local(headers.get("host", "")) and is_local(headers.get("origin", "localhost"))
+        ):
             message = (
                 "without API keys only programs and pages of this machine are answered: use localhost, or set keys"
             )
@@ -89,11 +90,7 @@ class HttpIngest:
             return 200, {"status": "ok"}, []
         if path == "/metrics" and method == "GET":
             refused = self._refused(headers, Scope.METRICS)
-            return refused or (
-                200,
-                generate_latest(self._telemetry.registry),
-                [(b"content-type", CONTENT_TYPE_LATEST.encode())],
-            )
+            return refused or (200, generate_latest(self._telemetry.registry), [])
         if path in EVENTS_PATHS:
             if method != "POST":
                 return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
@@ -156,15 +153,6 @@ class HttpIngest:
         return status, answer | ({"warnings": warnings} if warnings else {}), []
 
 
-def _is_local(url: str | None) -> bool:
-    """Of this machine: a page of another site must not write what nobody signs for, nor read the metrics."""
-    try:
-        name = "localhost" if url is None else urlsplit(url).hostname
-    except ValueError:
-        return False
-    return name in _LOCAL_NAMES
-
-
 async def _body(headers: dict[str, str], receive: Receive, stopping: asyncio.Event) -> bytes:
     """The body, never more of it than the limit; a body that goes on is not waited for when stopping."""
     announced = headers.get("content-length", "0")
@@ -196,12 +184,3 @@ async def _unless(stopping: asyncio.Event, coming: Awaitable[_T]) -> _T | None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _respond(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
-    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    if not any(name == b"content-type" for name, _ in headers):
-        headers = [*headers, (b"content-type", b"application/json")]
-    headers = [*headers, (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})

@@ -21,7 +21,7 @@ async def prune(store: Store, before_us: int) -> None:
         StoreUnavailable: not all of it is gone; the next call goes on.
     """
     while True:
-        (row,) = await store.query("oldest_window")
+        (row,) = await store.query("oldest_time")
         if row["time_us"] is None or row["time_us"] >= before_us:
             break
         until_us = min(row["time_us"] + _STEP_US, before_us)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,6 +13,8 @@ HttpScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[HttpScope, Receive, Send], Awaitable[None]]
+
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class Routes:
@@ -46,19 +49,34 @@ class Routes:
                 break
             path = path.rpartition("/")[0]
         if scope["type"] == "http" and not self._settled:
-            await respond_json(send, 503, {"error": "Helios is starting"}, [(b"retry-after", b"1")])
+            await respond(send, 503, {"error": "Helios is starting"}, [(b"retry-after", b"1")])
         elif scope["type"] == "http":
-            await respond_json(send, 404, {"error": f"there is no {scope['path']} here"})
+            await respond(send, 404, {"error": f"there is no {scope['path']} here"})
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": "there is nothing here"})
 
 
-async def respond_json(send: Send, status: int, body: Any, more: list[tuple[bytes, bytes]] | None = None) -> None:
-    """A whole answer, with `more` headers."""
-    data = msgspec.json.encode(body)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *(more or ())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def respond(
+    send: Send,
+    status: int,
+    body: Any,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    *,
+    kind: bytes = b"application/json",
+) -> None:
+    """A whole answer: bytes as they are, of the `kind` given; everything else as JSON."""
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    sent = [(b"content-type", kind), (b"content-length", str(len(data)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": data})
+
+
+def is_local(address: str) -> bool:
+    """`host[:port]`, or an origin, names this machine by loopback; a page of another site cannot truthfully say so."""
+    try:
+        return urlsplit(address if "//" in address else f"//{address}").hostname in _LOCAL_NAMES
+    except ValueError:
+        return False
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -43,6 +43,7 @@ _KIND: Final = "total_outage"
 _FAILS: Final = "gateway"  # the busiest: it takes ten failed requests to be sure
 _HISTORY_WINDOW_MS: Final = 60_000
 _LOOK_S: Final = 0.25
+_GIVE_UP_S: Final = 600.0
 
 
 @click.command("demo")
@@ -157,8 +158,11 @@ class _Demo:
     async def _tell(self, context: Context, http: str, *, opens: bool) -> None:
         """What happens, as it happens; returns when the report is printed."""
         learned = False
+        deadline_s = self._began_s + _GIVE_UP_S
         while True:
             await asyncio.sleep(_LOOK_S)
+            if time.monotonic() > deadline_s:
+                raise HeliosError(f"no incident within {_GIVE_UP_S:.0f} s: is the machine very busy? Try again")
             detector = context.status().get("detector", {})
             if not learned and len(detector.get("models", ())) == _SERVICES_SIMULATED:
                 learned = True

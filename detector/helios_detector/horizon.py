@@ -19,7 +19,7 @@ from helios_core.windows import WindowDelta
 HORIZON_MINUTES: Final = 5.0
 _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 3_600_000_000
-_MAX_HOSTS: Final = 1_000  # of a service, by name
+_MAX_HOSTS: Final = 200  # of a service, by name: each alert carries them
 
 
 class WindowTotals:

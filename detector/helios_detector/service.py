@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -64,7 +63,7 @@ class DetectorService:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._models = KeptModels(Path(context.data_dir) / MODELS)
+        self._models = KeptModels(context.data_dir / MODELS)
         self.engine = Engine(
             window_ms=context.window_ms, allowed_lateness_us=context.allowed_lateness_us, models=self._models
         )

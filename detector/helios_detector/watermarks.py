@@ -151,10 +151,6 @@ class Watermarks:
         state.watermark_us = max(state.watermark_us, min(live) if live else state.closed_us)
         return Reached(state.watermark_us, history=False, watched=watched)
 
-    def services(self) -> list[str]:
-        """All that were ever heard of."""
-        return list(self._services)
-
     def waiting(self, now_us: int, since_us: int) -> set[str]:
         """The services of which time alone may decide something between the two times.
 

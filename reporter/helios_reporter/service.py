@@ -23,10 +23,10 @@ from helios_reporter import markdown, report
 from helios_reporter.evidence import EvidencePack, gather
 from helios_reporter.incidents import Incident, Incidents, IncidentState, link_of
 from helios_reporter.telemetry import Telemetry
+from helios_reporter.verify import verify
 
 if TYPE_CHECKING:
     from helios_reporter.console.app import Console
-from helios_reporter.verify import verify
 
 GROUP: Final = "reporters"
 _MAX_RECORDS: Final = 100

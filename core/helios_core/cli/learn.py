@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
-from helios_core import flow
 from helios_core.cli.fail import fail
-from helios_core.clock import EventClock, rfc3339
-from helios_core.embedded import opened
+from helios_core.cli.progress import shown
+from helios_core.clock import rfc3339
 from helios_core.errors import HeliosError
-from helios_core.service import Context, Progress
-
-_SERVICES: Final = ("agent", "collector")
-_WINDOW_MS: Final = 60_000  # the past needs no finer windows to be learned from
+from helios_core.replay import Files, learn
+from helios_core.service import Progress
 
 
 @click.command("learn")
@@ -41,7 +37,8 @@ def learn_command(files: tuple[Path, ...], data_dir: Path, parser: str, service:
     """
     progress = Progress()
     try:
-        counts = asyncio.run(_learn(files, data_dir, parser, service, progress))
+        read = Files(files, parser, service)
+        counts = asyncio.run(shown(progress, learn(read, data_dir, progress=progress)))
     except (HeliosError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -51,21 +48,3 @@ def learn_command(files: tuple[Path, ...], data_dir: Path, parser: str, service:
         return
     click.echo(f"{counts.lines:,} lines, {counts.events:,} events until {rfc3339(progress.event_time_us, digits=0)}")
     click.echo(f"learned from at the next `helios up --data-dir {data_dir}`")
-
-
-async def _learn(files: tuple[Path, ...], data_dir: Path, parser: str, service: str | None, progress: Progress) -> Any:
-    async with opened(data_dir) as engines:
-        context = Context(
-            data_dir=data_dir,
-            clock=EventClock(),
-            bus=engines.bus,
-            store=engines.store,
-            collector=asyncio.get_running_loop().create_future(),
-            window_ms=_WINDOW_MS,
-            files=files,
-            history=True,
-            parser=parser,
-            service=service,
-            progress=progress,
-        )
-        return (await flow.run(flow.installed(_SERVICES), context))["agent"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import click
 import msgspec
 
 from helios_core.cli.fail import fail
-from helios_core.clock import rfc3339
+from helios_core.cli.progress import shown
 from helios_core.errors import HeliosError
-from helios_core.replay import Replayed, replay
+from helios_core.replay import Files, Replayed, replay
 from helios_core.service import Progress
-
-_BAR_EVERY_S = 0.2
 
 
 @click.command("replay")
@@ -24,7 +21,7 @@ _BAR_EVERY_S = 0.2
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("helios-data"),
+    default=Path("helios-replay"),
     show_default=True,
     help="Where everything is kept. Files that were replayed into it before go on where they ended.",
 )
@@ -53,7 +50,8 @@ def replay_command(
     """
     progress = Progress()
     try:
-        result = asyncio.run(_replay(files, data_dir, parser, service, labels, progress))
+        read = Files(files, parser, service)
+        result = asyncio.run(shown(progress, replay(read, data_dir, labels=labels, progress=progress)))
     except (HeliosError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -62,37 +60,6 @@ def replay_command(
         click.echo(msgspec.json.encode(_summary(result)))
     else:
         _print_summary(result, data_dir)
-
-
-async def _replay(
-    files: tuple[Path, ...],
-    data_dir: Path,
-    parser: str,
-    service: str | None,
-    labels: Path | None,
-    progress: Progress,
-) -> Replayed:
-    task = asyncio.create_task(
-        replay(files, data_dir, parser=parser, service=service, labels=labels, progress=progress)
-    )
-    if sys.stderr.isatty():
-        await _show(progress, task)
-    return await task
-
-
-async def _show(progress: Progress, task: asyncio.Task[Replayed]) -> None:
-    """A progress bar of the bytes read, with the event time, until the replay ends."""
-    with click.progressbar(length=100, label="reading", file=sys.stderr, show_pos=False) as bar:
-        shown = 0
-        while not task.done():
-            await asyncio.wait({task}, timeout=_BAR_EVERY_S)
-            percent = 100 * progress.bytes_read // max(progress.bytes_total, 1)
-            if progress.event_time_us:
-                bar.label = rfc3339(progress.event_time_us, digits=0)
-            if percent >= 100:
-                bar.label = "deciding and reporting"
-            bar.update(max(0, min(percent, 100) - shown))
-            shown = max(shown, min(percent, 100))
 
 
 def _summary(result: Replayed) -> dict[str, Any]:

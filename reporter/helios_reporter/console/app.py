@@ -14,11 +14,12 @@ from helios_core.bus.base import Bus
 from helios_core.clock import Clock
 from helios_core.errors import InputError, StoreUnavailable
 from helios_core.keys import Keys
+from helios_core.routes import HttpScope, Receive, Send
 from helios_core.store.base import Store
 from helios_reporter.console.api import Api, Parts, answer, refuse
 from helios_reporter.console.assets import Assets
 from helios_reporter.console.feed import Feed
-from helios_reporter.console.guard import AsgiScope, Guard, Receive, Send
+from helios_reporter.console.guard import Guard
 from helios_reporter.console.live import Live
 from helios_reporter.console.sessions import Sessions
 
@@ -58,7 +59,7 @@ class Console:
         _add_pages(app, assets)
         self._guard = Guard(app, keys=keys, sessions=sessions, policy=assets.policy)
 
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application, for http and websocket; mounted at "/"."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)

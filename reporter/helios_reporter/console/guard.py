@@ -5,23 +5,14 @@ Also the headers that every answer carries.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from helios_core.keys import Keys, Scope
+from helios_core.routes import App, HttpScope, Message, Receive, Send, is_local, respond
 from helios_reporter.console.sessions import COOKIE, Sessions
 
-AsgiScope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
-
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPEN_PATHS: Final = frozenset({"/api/v1/health", "/api/v1/session"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _FOREIGN: Final = (
@@ -29,7 +20,7 @@ _FOREIGN: Final = (
 )
 
 
-def headers_of(scope: AsgiScope) -> dict[str, str]:
+def headers_of(scope: HttpScope) -> dict[str, str]:
     """The headers by lower-case name; of a repeated one the last, of cookies all."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
@@ -72,7 +63,7 @@ class Guard:
             (b"cross-origin-resource-policy", b"same-origin"),
         ]
 
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *self._headers]
@@ -87,11 +78,11 @@ class Guard:
         else:
             await _refuse(sending, *refused)
 
-    def _refused(self, scope: AsgiScope) -> tuple[int, str] | None:
+    def _refused(self, scope: HttpScope) -> tuple[int, str] | None:
         """(status, message) for a request that is not answered."""
         headers = headers_of(scope)
         host = headers.get("host", "")
-        if self._keys.are_open and _name_of(host) not in _LOOPBACK:
+        if self._keys.are_open and not is_local(host):
             return 403, f"this console answers to localhost only, not to {host!r}: open it as http://localhost"
         origin = headers.get("origin")
         is_websocket = scope["type"] == "websocket"
@@ -104,13 +95,6 @@ class Guard:
             return None
         fault = self._keys.fault(headers.get("authorization", ""), headers.get("x-api-key", ""), Scope.READ)
         return None if fault is None else (403 if fault.known else 401, fault.message)
-
-
-def _name_of(host: str) -> str:
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
 
 
 def _same(origin: str, host: str) -> bool:
@@ -127,13 +111,5 @@ def _same(origin: str, host: str) -> bool:
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
-    body = msgspec.json.encode({"error": message})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    asked = [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    await respond(send, status, {"error": message}, [(b"cache-control", b"no-store"), *asked])

@@ -15,12 +15,12 @@ import pytest
 
 from helios_core.errors import ConfigError
 from helios_core.http import serving
-from helios_core.routes import App, HttpScope, Message, Receive, Routes, Send, respond_json
+from helios_core.routes import App, HttpScope, Message, Receive, Routes, Send, respond
 
 
 def app(name: str) -> App:
     async def answer(scope: HttpScope, receive: Receive, send: Send) -> None:
-        await respond_json(send, 200, {"app": name, "path": scope["path"]})
+        await respond(send, 200, {"app": name, "path": scope["path"]})
 
     return answer
 

@@ -19,7 +19,7 @@ from helios_core import flow
 from helios_core.datadir import DataDir
 from helios_core.errors import ConfigError, DataDirError, HeliosError
 from helios_core.keys import Keys, Scope, hash_of
-from helios_core.routes import HttpScope, Receive, Send, respond_json
+from helios_core.routes import HttpScope, Receive, Send, respond
 from helios_core.service import IDLE_AFTER_US, Context, Run
 from helios_core.settings import ApiKey, Settings
 from helios_core.up import Listening, process, stopping_on_signals, up
@@ -228,7 +228,7 @@ async def test_signals_are_given_back() -> None:
 
 async def test_a_process_serves_what_is_mounted_and_knows_idle_sources(tmp_path: Path) -> None:
     async def app(scope: HttpScope, receive: Receive, send: Send) -> None:
-        await respond_json(send, 200, {})
+        await respond(send, 200, {})
 
     async with process(settings(tmp_path), watch=["*.log"]) as (context, http):
         assert context.routes is not None

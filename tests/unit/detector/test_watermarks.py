@@ -56,7 +56,6 @@ def us(second: float) -> int:
 def test_what_was_never_heard_of_has_no_watermark() -> None:
     site = Site()
     assert site.of(0) is None
-    assert site.watermarks.services() == []
 
 
 def test_it_is_the_least_over_the_agents() -> None:
@@ -74,7 +73,6 @@ def test_services_do_not_touch_each_other() -> None:
     site.heard(A, 10, 11, "web")
     site.heard(B, 4, 11, "api")
     assert (site.of(11, "web"), site.of(11, "api")) == (10, 4)
-    assert sorted(site.watermarks.services()) == ["api", "web"]
 
 
 def test_it_never_goes_back() -> None:
