@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from operator import add, itemgetter
 from typing import Final
 
 from helios_core.clock import US_PER_S, to_us
@@ -17,6 +18,11 @@ _SKEW: Final = timedelta(days=1)
 _LEAP_CYCLE_YEARS: Final = 8  # between 29 February 1896 and 1904, the longest wait for one
 _SECONDS: Final = re.compile(r"\d{4}([-/])\d\d\1\d\d[T t_]\d\d:\d\d:(?:[0-5]\d|60)")
 _TAIL: Final = re.compile(r"(?:[.,](\d{1,9})\d{0,9})?\s{0,2}(Z|z|UTC|GMT|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?")
+
+
+# `text[:19]` and `text[19:]`; without a slice made for each it is half as quick again.
+_HEAD: Final = itemgetter(slice(None, 19))
+_REST: Final = itemgetter(slice(19, None))
 
 
 class _Seconds(dict[str, int]):
@@ -79,8 +85,9 @@ class IsoTimes:
 
     def column(self, texts: list[str]) -> list[int]:
         """ValueError if any of them is no such time."""
-        seconds, tails = self._seconds, self._tails
-        return [seconds[text[:19]] + tails[text[19:]] for text in texts]
+        seconds = map(self._seconds.__getitem__, map(_HEAD, texts))
+        tails = map(self._tails.__getitem__, map(_REST, texts))
+        return list(map(add, seconds, tails))
 
     def one(self, text: str) -> int:
         """ValueError if it is no such time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -85,7 +86,7 @@ class WindowDelta:
 
 
 class EndpointHashes:
-    """hash64 of the normalised endpoint, remembered by what is left when its numbers are replaced."""
+    """hash64 of the normalised endpoint, remembered as it was logged and without its numbers."""
 
     __slots__ = ("_known",)
 
@@ -101,9 +102,10 @@ class EndpointHashes:
                 numberless = without_numbers(endpoint)
                 found = known.get(numberless)
                 if found is None:
-                    if len(known) >= _MAX_CACHED:
-                        known.clear()
-                    found = known[numberless] = hash64(normalise_endpoint(numberless))
+                    found = hash64(normalise_endpoint(numberless))
+                if len(known) >= _MAX_CACHED:
+                    known.clear()
+                known[endpoint] = known[numberless] = found
             hashes.add(found)
         return hashes
 
@@ -156,21 +158,19 @@ class WindowBuilder:
         if not len(events):
             return []
         width = self._width_us
-        windows = [time_us // width for time_us in events.time_us]
         service = events.service
-        if isinstance(service, str) and min(windows) == max(windows):
-            self._add_rows(self._delta(windows[0], service), events, None)
+        first, last = min(events.time_us) // width, max(events.time_us) // width
+        if isinstance(service, str) and first == last:
+            self._add_rows(self._delta(first, service), events, None)
         else:
             groups: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
-            if isinstance(service, str):
-                for row, window in enumerate(windows):
-                    groups[window, service].append(row)
-            else:
-                for row, key in enumerate(zip(windows, service, strict=True)):
-                    groups[key].append(row)
+            windows = [time_us // width for time_us in events.time_us]
+            names = repeat(service) if isinstance(service, str) else service
+            for row, key in enumerate(zip(windows, names)):  # noqa: B905 -- repeat has no end
+                groups[key].append(row)
             for (window, name), rows in groups.items():
                 self._add_rows(self._delta(window, name), events, rows)
-        return [self._add_notable(events, windows, notable) for notable in events.notable]
+        return [self._add_notable(events, notable) for notable in events.notable]
 
     def add_unparsed(self, time_us: int, service: str, lines: int, size: int) -> None:
         """Counts lines that no parser took, in the window of the time at hand."""
@@ -211,10 +211,10 @@ class WindowBuilder:
         if endpoints:
             delta.endpoints.add_hashes(self._endpoints.of(filter(None, set(endpoints))))
 
-    def _add_notable(self, events: Columns, windows: list[int], notable: Notable) -> tuple[WindowDelta, Notable, int]:
+    def _add_notable(self, events: Columns, notable: Notable) -> tuple[WindowDelta, Notable, int]:
         row = notable.row
         service = events.service if isinstance(events.service, str) else events.service[row]
-        delta = self._deltas[windows[row], service]
+        delta = self._deltas[events.time_us[row] // self._width_us, service]
         level = events.level[row]
         id_, text = self._miner.of(level, notable.message)
         delta.templates.add(level, text, id_=id_)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from operator import itemgetter
 from typing import Final
 
 from helios_agent.parsers.base import MAX_LATENCY_US, Block, Parsed, ParserContext, Rows, lines_of
@@ -32,6 +33,12 @@ _LINE: Final = re.compile(
     """
 )
 _REQUEST_TIME: Final = re.compile(r'(?:^|[\s"])(?:rt=|request_time=)?(\d+\.\d+|\d+)(?=["\s]|$)')
+# Of a line cut at its quotes: what is where.
+_BEFORE: Final = itemgetter(0)
+_TIME_AT: Final = itemgetter(slice(-29, None))
+_AFTER_REQUEST: Final = itemgetter(2)
+_STATUS_AT: Final = itemgetter(slice(None, 5))
+_AFTER_AGENT: Final = itemgetter(6)
 _MAX_KNOWN: Final = 4_096
 _MAX_KNOWN_CHARS: Final = 64
 _WARN: Final = int(Level.WARN)  # a member of an enum takes long to look up for every line
@@ -105,13 +112,13 @@ class Access:
         return matching / len(lines) if lines else 0.0
 
     def parse(self, block: Block) -> Parsed:
-        lines = lines_of(block.data)
         try:
-            columns = self._fast(block, lines)
+            columns = self._fast(block)
         except (ValueError, LookupError, OverflowError):
             columns = None  # some line is of another shape: the careful way tells which
         if columns is not None:
-            return Parsed(columns, len(lines))
+            return Parsed(columns, len(columns))
+        lines = lines_of(block.data)
         rows = Rows(len(lines))
         for number, line in enumerate(lines):
             if not line.strip():
@@ -120,7 +127,7 @@ class Access:
                 rows.unparsed(line)
         return rows.parsed
 
-    def _fast(self, block: Block, lines: list[bytes]) -> Columns | None:
+    def _fast(self, block: Block) -> Columns | None:
         """All lines at once, cut at their quotes; None or an error when a line needs more care."""
         data = block.data
         escaped = b'\\"' in data
@@ -136,15 +143,21 @@ class Access:
         widths = set(map(len, parts))
         if widths - {3, 7}:
             return None
-        times = [self._times[part[0][-29:]] for part in parts]
-        levels = [self._levels[part[2][:5]] for part in parts]
+        # A slice is made once, not for each line.
+        times = list(map(self._times.__getitem__, map(_TIME_AT, map(_BEFORE, parts))))
+        levels = list(map(self._levels.__getitem__, map(_STATUS_AT, map(_AFTER_REQUEST, parts))))
         requests = [part[1].split(" ") for part in parts]
         if escaped:
             requests = [[word.replace("\0", '\\"') for word in request] for request in requests]
-        rests = [part[6] if len(part) == 7 else part[2][5:].partition(" ")[2] for part in parts]
+        if widths == {7}:
+            rests = list(map(_AFTER_AGENT, parts))
+        else:
+            rests = [part[6] if len(part) == 7 else part[2][5:].partition(" ")[2] for part in parts]
+        # A text of ASCII is as long as its bytes, unless an escaped quote was replaced.
+        lines: Sequence[str | bytes] = texts if data is block.data and data.isascii() else lines_of(block.data)
         latencies: list[int | None] = []
         if any(rests):
-            latencies = [self._latencies[rest] for rest in rests]
+            latencies = list(map(self._latencies.__getitem__, rests))
         return Columns(
             time_us=times if block.times_us is None else block.times_us,
             service=self._context.service,

@@ -50,7 +50,9 @@ _LATENCIES: Final[dict[str, float]] = {
 
 _OPENING: Final = {ord("{")}
 _CLOSING: Final = {ord("}")}
-_WARN: Final = int(Level.WARN)  # a member of an enum takes long to look up for every line
+# A member of an enum takes long to compare with, for every line.
+_WARN: Final = int(Level.WARN)
+_UNSPECIFIED: Final = int(Level.UNSPECIFIED)
 
 
 def _lookup(record: Mapping[str, Any], name: str) -> Any:
@@ -151,11 +153,8 @@ class JsonLines:
         services = [row.service for row in rows]
         if not all(services):
             services = [name or self._context.service for name in services]
-        written = [row.level for row in rows]
-        if None in written:
-            return None
-        levels = list(map(self._levels.__getitem__, written))
-        if Level.UNSPECIFIED in levels:
+        levels = list(map(self._levels.__getitem__, [row.level for row in rows]))
+        if _UNSPECIFIED in levels:  # also where there is none
             return None
         latencies: list[int | None] = []
         if self._shape.latency is not None:

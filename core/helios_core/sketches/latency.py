@@ -7,7 +7,7 @@ all makes merging the addition of counts, which is exact in any order.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -34,6 +34,25 @@ N_BUCKETS: Final = 1016  # up to one hour: ceil(32 · log2(3.6e9))
 # The largest integer of each bucket. Buckets 0 to 30 hold no integer above the zero threshold, so
 # that a value of 0 or 1 finds index 0 and nothing else does.
 _UPPER: Final = [_floor_power(i + 1) for i in range(N_BUCKETS)]
+
+
+_SORT_FROM: Final = 128  # values; below it one search for each is quicker
+
+
+def _counts(values_us: Sequence[int]) -> Counter[int]:
+    """How many values are in each bucket: one search for each value, or for each bucket of many sorted ones."""
+    if len(values_us) < _SORT_FROM:
+        return Counter(map(bisect_left, repeat(_UPPER), values_us))
+    ordered = sorted(values_us)
+    counts: Counter[int] = Counter()
+    index, begin = bisect_left(_UPPER, ordered[0]), 0
+    while begin < len(ordered):
+        end = bisect_right(ordered, _UPPER[index], begin)
+        if end > begin:
+            counts[index] = end - begin
+            begin = end
+        index += 1
+    return counts
 
 
 def bucket_of(value_us: int) -> int:
@@ -107,7 +126,7 @@ class LatencyHistogram:
             values_us = [min(v, MAX_LATENCY_US) for v in values_us]
             least, most = min(least, MAX_LATENCY_US), MAX_LATENCY_US
         self.min_us = min(self.min_us, least) if self.count else least
-        counts = Counter(map(bisect_left, repeat(_UPPER), values_us))
+        counts = _counts(values_us)
         self.zero_count += counts.pop(0, 0)
         self.buckets.update(counts)
         self.sum_us += sum(values_us)
