@@ -7,6 +7,7 @@ import glob
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from helios_agent.parsers.detect import by_name
 from helios_agent.reader import FileReader
 from helios_agent.replay import service_of
 from helios_agent.settings import DEFAULT_FILE, EXAMPLE, FileSettings, Settings, StdinSettings, load
+from helios_agent.sources import MetricsSource
 from helios_agent.status import Status, is_running, read_status
 from helios_core import log
 from helios_core.clock import US_PER_S, SystemClock, rfc3339
@@ -30,6 +32,7 @@ _CONFIG = click.option(
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 _REACH_S = 5
+_ASKED_AFTER_S = 1.0
 
 
 class _Tried(msgspec.Struct, kw_only=True):
@@ -47,6 +50,14 @@ class _Tried(msgspec.Struct, kw_only=True):
     last: str | None = None
     with_latency: int = 0
     examples: list[str] = []
+
+
+class _Collected(msgspec.Struct, kw_only=True):
+    """What one source of metrics gave."""
+
+    type: str
+    samples: list[tuple[str, float, dict[str, str]]] = []
+    errors: list[str] = []
 
 
 class _Listed(msgspec.Struct, kw_only=True):
@@ -112,6 +123,11 @@ def validate(path: Path | None) -> None:
     for source in settings.opened():
         if isinstance(source, FileSettings):
             faults += _file_faults(source)
+    for name, metrics in settings.metric_sources():
+        try:
+            metrics.health_check()
+        except Exception as error:  # noqa: BLE001 -- the edge to code of others: said
+            faults.append(f"source of type {name}: {error}")
     state = Path(settings.agent.state_dir)
     parent = next((folder for folder in (state, *state.absolute().parents) if folder.exists()), Path("/"))
     if not os.access(parent, os.W_OK):
@@ -133,15 +149,17 @@ def validate(path: Path | None) -> None:
 @_CONFIG
 @_JSON
 def test_sources(path: Path | None, as_json: bool) -> None:
-    """Read the first block of each file, send nothing, and say what was understood."""
+    """Read the first block of each file and ask each source of metrics once, send nothing, say what was understood."""
+    settings = _settings(path)
     tried = [
         _tried(source, Path(name))
-        for source in _settings(path).opened()
+        for source in settings.opened()
         if isinstance(source, FileSettings)
         for name in _matched(source)
     ]
+    collected = [_collected(name, source) for name, source in settings.metric_sources()]
     if as_json:
-        click.echo(msgspec.json.encode(tried))
+        click.echo(msgspec.json.encode([*tried, *collected]))
         return
     for row in tried:
         if row.error:
@@ -152,8 +170,15 @@ def test_sources(path: Path | None, as_json: bool) -> None:
         click.echo(f"  times {row.first} to {row.last}; {row.with_latency} with latency")
         for example in row.examples:
             click.echo(f"  unparsed: {example!r}")
-    if not tried:
+    if not tried and any(isinstance(source, FileSettings) for source in settings.opened()):
         click.echo("no file matches: see `helios-agent sources`")
+    for metrics in collected:
+        click.echo(f"{metrics.type}: {len(metrics.samples)} samples in {_ASKED_AFTER_S:.0f} s")
+        for name, value, labels in metrics.samples:
+            shown = " ".join(f"{label}={text}" for label, text in labels.items())
+            click.echo(f"  {name} {value:.6g} {shown}".rstrip())
+        for error in metrics.errors:
+            click.echo(f"  ✗ {error}")
 
 
 @cli.command()
@@ -161,12 +186,14 @@ def test_sources(path: Path | None, as_json: bool) -> None:
 @_JSON
 def sources(path: Path | None, as_json: bool) -> None:
     """List the sources and the files that they match now."""
+    settings = _settings(path)
     listed = []
-    for source in _settings(path).opened():
+    for source in settings.opened():
         if isinstance(source, StdinSettings):
             listed.append(_Listed(type="stdin", service=source.service))
         else:
             listed.append(_Listed(type="file", service=source.service, paths=source.paths, files=_matched(source)))
+    listed += [_Listed(type=name, service=None) for name, _ in settings.metric_sources()]
     if as_json:
         click.echo(msgspec.json.encode(listed))
         return
@@ -203,6 +230,11 @@ def status(path: Path | None, as_json: bool) -> None:
         f"  {found.acknowledged_batches:,} batches acknowledged; {found.spool_batches:,} in the spool "
         f"({found.spool_bytes / 1e6:.1f} MB){', which is full: reading pauses' if found.paused else ''}"
     )
+    for metrics in found.metrics:
+        failed = f", {metrics.failures:,} failed" if metrics.failures else ""
+        click.echo(f"  {metrics.type}: {metrics.samples:,} samples of {metrics.collections:,} collections{failed}")
+        if metrics.error:
+            click.echo(f"    the last time: {metrics.error}")
     for file in found.files:
         click.echo(f"  {file.path}: read to {file.offset:,}, {file.backlog_bytes:,} bytes behind")
 
@@ -272,6 +304,19 @@ def _tried(source: FileSettings, path: Path) -> _Tried:
         with_latency=sum(value is not None for value in events.latency_us),
         examples=parsed.examples,
     )
+
+
+def _collected(name: str, source: MetricsSource) -> _Collected:
+    """What a source of metrics gives a second after its first look, for its rates."""
+    try:
+        source.initialize()
+        time.sleep(_ASKED_AFTER_S)
+        result = source.collect()
+        source.close()
+    except Exception as error:  # noqa: BLE001 -- the edge to code of others: said
+        return _Collected(type=name, errors=[str(error) or type(error).__name__])
+    samples = [(sample.name, sample.value, sample.labels) for sample in result.samples]
+    return _Collected(type=name, samples=samples, errors=list(result.errors))
 
 
 def _fail(message: str) -> NoReturn:

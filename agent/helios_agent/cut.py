@@ -10,7 +10,7 @@ from typing import Final
 from helios.v1 import service_pb2
 from helios_core import wire
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
-from helios_core.model import Event
+from helios_core.model import Event, MetricSample, agent_service
 from helios_core.windows import WindowDelta
 
 # Below gRPC's limit of 4 MiB for a message, with room for what wraps it.
@@ -41,6 +41,7 @@ class Cutter:
         now_us: int,
         deltas: Sequence[WindowDelta],
         samples: dict[str, list[Event]],
+        metrics: Sequence[MetricSample] = (),
         services: Sequence[str],
         sources: Sequence[SourceRange],
         watermark_us: int,
@@ -52,19 +53,23 @@ class Cutter:
             now_us: the agent's clock.
             deltas: what was counted, in order of time.
             samples: sampled events by service.
+            metrics: values; those of no service, the host's own, go under the agent's.
             services: get a slice in any case, so that their readers see the watermark.
             sources: the byte ranges that the cut covers; they stand in its last batch, or in the last
                 ones when they are very many.
             watermark_us: the event time up to which the sources have been read.
             closing: nothing comes after it, in good order.
         """
-        every = dict.fromkeys([*services, *(delta.service for delta in deltas), *samples])
+        owners = [metric.service or agent_service(self._host) for metric in metrics]
+        every = dict.fromkeys([*services, *(delta.service for delta in deltas), *samples, *owners])
         backlog = sum(source.backlog_bytes for source in sources)
         slices = {name: Slice(name, watermark_us, backlog, self._history, closing) for name in every}
         for delta in deltas:
             slices[delta.service].deltas.append(delta)
         for name, events in samples.items():
             slices[name].samples += events
+        for metric, name in zip(metrics, owners, strict=True):
+            slices[name].metrics.append(metric)
         batches: list[list[Slice]] = [[]]
         names: set[str] = set()
         size = 0
@@ -114,17 +119,25 @@ def _pieces(part: Slice) -> list[tuple[Slice, int]]:
         return [(part, whole)]
     pieces: list[tuple[Slice, int]] = []
     current, size = Slice(part.service, 0, part.backlog_bytes, part.history), 0
-    items: list[WindowDelta | Event] = [*part.deltas, *part.samples]
+    items: list[WindowDelta | Event | MetricSample] = [*part.deltas, *part.samples, *part.metrics]
     for item in items:
-        proto = wire.delta_to_proto(item) if isinstance(item, WindowDelta) else wire.event_to_proto(item)
-        item_bytes = proto.ByteSize() + 8
+        item_bytes = _size_of(item) + 8
         if size and size + item_bytes > _SLICE_TARGET_BYTES:
             pieces.append((current, size))
             current, size = Slice(part.service, 0, part.backlog_bytes, part.history), 0
         if isinstance(item, WindowDelta):
             current.deltas.append(item)
+        elif isinstance(item, MetricSample):
+            current.metrics.append(item)
         else:
             current.samples.append(item)
         size += item_bytes
     current.watermark_us, current.closing = part.watermark_us, part.closing
     return [*pieces, (current, size)]
+
+
+def _size_of(item: WindowDelta | Event | MetricSample) -> int:
+    """Its bytes on the wire."""
+    if isinstance(item, WindowDelta):
+        return wire.delta_to_proto(item).ByteSize()
+    return (wire.metric_to_proto(item) if isinstance(item, MetricSample) else wire.event_to_proto(item)).ByteSize()

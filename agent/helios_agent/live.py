@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import socket
 import sys
 import threading
@@ -26,7 +25,7 @@ from helios.endpoint import Endpoint
 from helios_agent.cut import Cutter
 from helios_agent.parsers.base import Parser
 from helios_agent.pipeline import Pipeline
-from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES
+from helios_agent.polling import Poller
 from helios_agent.reduction import Reduction
 from helios_agent.replay import service_of
 from helios_agent.settings import FileSettings, Settings, StdinSettings
@@ -34,11 +33,13 @@ from helios_agent.shipper import Shipper
 from helios_agent.spool import Position, Spool
 from helios_agent.state import StateDir
 from helios_agent.status import FileStatus, Status, write_status
+from helios_agent.stdin import Stdin
 from helios_agent.tail import Tail, TrackedFile
 from helios_agent.tracking import Checkpoint
 from helios_core.batches import SourceRange
 from helios_core.clock import US_PER_S, Clock, SystemClock, rfc3339
 from helios_core.errors import ConfigError
+from helios_core.model import agent_service
 
 _LOOK_EVERY_S: Final = 0.25
 _FULL_DISK_PAUSE_S: Final = 2.0
@@ -63,29 +64,6 @@ class _Reading:
     cut_offset: int = 0
 
 
-class _Stdin:
-    """Standard input: at most once, for what is read cannot be read again."""
-
-    def __init__(self, settings: StdinSettings, descriptor: int) -> None:
-        self.settings = settings
-        self.parser: Parser | None = None
-        self.ended = False
-        self._descriptor = descriptor
-        self._rest = b""
-
-    def read(self) -> bytes:
-        """Whole lines that are there now; at the end of input also the last half line."""
-        ready, _, _ = select.select([self._descriptor], [], [], 0)
-        if not ready or self.ended:
-            return b""
-        data = os.read(self._descriptor, BLOCK_BYTES)
-        self.ended = not data
-        data = self._rest + data
-        end = len(data) if self.ended or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
-        self._rest = data[end:]
-        return data[:end]
-
-
 class Live:
     """Reads all sources of a configuration into a spool. Runs on a thread of its own; see `run`."""
 
@@ -93,20 +71,26 @@ class Live:
         self._spool = spool
         self._clock = clock
         self._width_us = settings.agent.window_s * US_PER_S
+        host = settings.agent.host or socket.gethostname()
         self.reduction = Reduction(
-            settings.agent.host or socket.gethostname(),
+            host,
             clock,
             earliest_us=clock.now_us() - _MAX_AGE_US,
             latest=clock,
             window_ms=settings.agent.window_s * 1_000,
         )
         self._pipeline = Pipeline(self.reduction, cutter)
+        self.poller = Poller(
+            settings.metric_sources(), host=host, interval_s=settings.agent.collection_interval, clock=clock
+        )
+        self._own = [agent_service(host)] if len(self.poller) else []
+        self._batch_size = settings.agent.batch_size
         known = {id_: at for id_, at in spool.offsets.items() if isinstance(at, Checkpoint)}
         self.tails: list[tuple[FileSettings, Tail]] = []
-        self._stdin: list[_Stdin] = []
+        self._stdin: list[Stdin] = []
         for source in settings.opened():
             if isinstance(source, StdinSettings):
-                self._stdin.append(_Stdin(source, stdin))
+                self._stdin.append(Stdin(source, stdin))
             else:
                 tail = Tail(
                     source.paths,
@@ -129,7 +113,11 @@ class Live:
     def run(self, *, once: bool = False) -> None:
         """Reads until it is stopped, or all there is has ended; with `once` until what is there is read."""
         discovered_s = 0.0
-        ends = once or not self.tails  # standard input alone ends by itself
+        ends = once or not (self.tails or len(self.poller))  # standard input alone ends by itself
+        if once:
+            self.poller.collect_once()
+        else:
+            self.poller.start()
         try:
             while True:
                 now_s = time.monotonic()
@@ -146,6 +134,7 @@ class Live:
                 elif (ends and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
                     return
         finally:
+            self.poller.stop()
             self._cut(closing=True)
 
     def close(self) -> None:
@@ -204,8 +193,8 @@ class Live:
         return self._pipeline.parser(settings.parser, service, self._clock.now_us(), data, source)
 
     def _cut_is_due(self) -> bool:
-        """At the end of each window and half a second, at once for a new error, and when much is open."""
-        if self._pipeline.is_full:
+        """At the end of each window and half a second, at once for a new error, and when much waits."""
+        if self._pipeline.is_full or self.poller.waiting >= self._batch_size:
             return True
         if self.reduction.has_new_error and time.monotonic() - self._last_cut_s >= _NEW_ERROR_EVERY_S:
             return True
@@ -247,7 +236,14 @@ class Live:
                     reading.cut_offset = tracked.offset
             forgotten += tail.forgotten
             tail.forgotten.clear()
-        batches = self._pipeline.cut(now_us=now_us, watermark_us=watermark_us, sources=ranges, closing=closing)
+        batches = self._pipeline.cut(
+            now_us=now_us,
+            watermark_us=watermark_us,
+            sources=ranges,
+            metrics=self.poller.take(),
+            own=self._own,
+            closing=closing,
+        )
         while True:
             try:
                 self._spool.append(batches, positions)
@@ -353,6 +349,8 @@ def _status(live: Live, spool: Spool, shipper: Shipper) -> Status:
         mended=dict(counts.mended),
         overflowed=list(live.reduction.overflowed),
         files=live.files(),
+        metrics=live.poller.status(),
+        metrics_dropped=dict(+live.poller.dropped),
         truncated_without_copy=sum(tail.lost for _, tail in live.tails),
         spool_batches=len(spool),
         spool_bytes=spool.size_bytes,

@@ -14,6 +14,7 @@ from helios_agent.parsers.detect import by_name
 from helios_agent.reduction import Reduction
 from helios_core.batches import SourceRange
 from helios_core.clock import US_PER_S
+from helios_core.model import MetricSample
 
 _LOOK_BYTES: Final = 1 << 16  # what a parser is chosen by
 _CUT_WINDOWS: Final = 400  # open windows that make a cut: about 200 KiB
@@ -51,23 +52,35 @@ class Pipeline:
         return self.reduction.open_windows >= _CUT_WINDOWS
 
     def cut(
-        self, *, now_us: int, watermark_us: int, sources: Sequence[SourceRange], closing: bool = False
+        self,
+        *,
+        now_us: int,
+        watermark_us: int,
+        sources: Sequence[SourceRange],
+        metrics: Sequence[MetricSample] = (),
+        own: Sequence[str] = (),
+        closing: bool = False,
     ) -> list[service_pb2.SendBatchRequest]:
         """The batches of what was read since the last cut: to be spooled with the sources' positions.
 
         Each service of the last horizon is told of the watermark. When all are quiet one of them is, for
         that the agent lives is news, too.
+
+        Args:
+            metrics: what the metric sources gave.
+            own: a service that is told of in any case.
         """
         deltas, samples = self.reduction.take()
         seen = self.reduction.last_seen_us
         alive = [name for name, seen_us in seen.items() if seen_us > watermark_us - _HORIZON_US]
-        if not alive and seen:
+        if not alive and not own and seen:
             alive = [max(seen, key=lambda name: seen[name])]
         return self._cutter.cut(
             now_us=now_us,
             deltas=deltas,
             samples=samples,
-            services=alive,
+            metrics=metrics,
+            services=[*alive, *own],
             sources=sources,
             watermark_us=watermark_us,
             closing=closing,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from helios.endpoint import Endpoint
 from helios.errors import HeliosClientError
+from helios_agent.sources import MetricsSource, make_source, source_types
 from helios_core import config
 from helios_core.config import Secret
 from helios_core.errors import ConfigError
@@ -23,6 +25,8 @@ agent:
   state_dir: helios-agent        # the agent's id, and its spool: what is read and not yet acknowledged
   spool_max_bytes: 536870912     # at this size reading pauses until the collector has caught up
   log_level: info                # debug, info, warning, error
+  collection_interval: 60        # seconds between two looks at a source of metrics
+  batch_size: 100                # samples of metrics that are sent at once, without waiting for the next window
 
 sources:
   - type: file
@@ -34,6 +38,9 @@ sources:
       start_at: beginning        # or end: of files that are there at the very first start
   # - type: stdin
   #   config: {service: myapp}
+  - type: system                 # processors, memory, disks and network of this host
+    enabled: true
+    config: {collect_cpu: true, collect_memory: true, collect_disk: true, collect_network: true}
 
 helios:
   endpoint: ${HELIOS_ENDPOINT:-http://localhost:4317}   # https:// for TLS
@@ -43,13 +50,23 @@ helios:
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`agent:`"""
+    """`agent:`
+
+    Attributes:
+        host: what it calls its host; empty for the machine's name.
+        collection_interval: seconds between two collections of a metric source.
+        batch_size: that many metric samples make a cut; fewer wait for the end of the window.
+        plugins: modules to import, which register metric sources of their own.
+    """
 
     state_dir: str = "helios-agent"
     spool_max_bytes: int = 512 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"] = "info"
     host: str = ""
     window_s: int = 10
+    collection_interval: Annotated[float, msgspec.Meta(gt=0)] = 60
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] = 100
+    plugins: tuple[str, ...] = ()
 
 
 class SourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,18 +123,32 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Secret(self.helios.api_key)
 
     def opened(self) -> list[FileSettings | StdinSettings]:
-        """The settings of the enabled sources; ConfigError for a type or key that there is not."""
-        kinds: dict[str, type[FileSettings] | type[StdinSettings]] = {"file": FileSettings, "stdin": StdinSettings}
+        """The settings of the enabled sources of lines; ConfigError for a type or key that there is not."""
         found: list[FileSettings | StdinSettings] = []
         for number, source in enumerate(self.sources):
-            kind = kinds.get(source.type)
-            if kind is None:
+            kind = _LINES.get(source.type)
+            if kind is None and source.type not in source_types():
+                kinds = [*_LINES, *source_types()]
                 near = get_close_matches(source.type, kinds, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"types: {', '.join(kinds)}"
                 raise ConfigError(f"sources[{number}]: there is no source of type {source.type!r}; {hint}")
-            if source.enabled:
+            if source.enabled and kind is not None:
                 found.append(config.convert(source.config, kind, name=f"sources[{number}].config"))
         return found
+
+    def metric_sources(self) -> list[tuple[str, MetricsSource]]:
+        """The enabled sources of metrics with their types, not yet initialized; ConfigError for a wrong key."""
+        made = []
+        for number, source in enumerate(self.sources):
+            if source.enabled and source.type in source_types() and source.type not in _LINES:
+                try:
+                    made.append((source.type, make_source(source.type, source.config)))
+                except ConfigError as error:
+                    raise ConfigError(f"sources[{number}]: {error}") from error
+        return made
+
+
+_LINES: Final[dict[str, type[FileSettings] | type[StdinSettings]]] = {"file": FileSettings, "stdin": StdinSettings}
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -136,5 +167,11 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     helios = config.override(settings.helios, {name: value for name, value in given.items() if value})
     settings = config.override(settings, {"helios": helios})
     helios.parsed()
+    for plugin in settings.agent.plugins:
+        try:
+            import_module(plugin)
+        except ImportError as error:
+            raise ConfigError(f"agent.plugins: {plugin} cannot be imported: {error}") from error
     settings.opened()
+    settings.metric_sources()
     return settings

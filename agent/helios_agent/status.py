@@ -21,6 +21,16 @@ class FileStatus(msgspec.Struct, frozen=True):
     backlog_bytes: int
 
 
+class MetricsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric source: how often it was asked, how often in vain and why the last time, and what it gave."""
+
+    type: str
+    collections: int = 0
+    failures: int = 0
+    samples: int = 0
+    error: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The counting law: lines = events + continued + unparsed + the sum of dropped.
 
@@ -29,6 +39,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         process: the agent's process id.
         mended: values of events that could not be used, by reason.
         overflowed: the beginnings of service names beyond the bound.
+        metrics_dropped: metric samples that were not taken, by reason.
         spool_batches, spool_bytes: what the collector has not acknowledged.
         paused: the spool is full, so that nothing is read.
     """
@@ -44,6 +55,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     mended: dict[str, int] = {}
     overflowed: list[str] = []
     files: list[FileStatus] = []
+    metrics: list[MetricsStatus] = []
+    metrics_dropped: dict[str, int] = {}
     truncated_without_copy: int = 0
     spool_batches: int = 0
     spool_bytes: int = 0

@@ -147,11 +147,6 @@ def alert_id(service: str, family: Family, decided_us: int, model_version: str) 
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def agent_service(host: str) -> str:
-    """What stands for the agent of a host where an alert names a service."""
-    return f"helios-agent@{host}"
-
-
 def alert_row(alert: Alert) -> dict[str, Any]:
     """The parameters of the statement `upsert_anomaly`."""
     return {

@@ -53,12 +53,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class MetricSample:
-    """One value of one metric at one time; without a service it is the host's own."""
+    """One value of one metric at one time; without a service it is the host's own.
 
-    time_us: int
+    A source may leave time and host to the agent: then they are 0 and empty.
+    """
+
     name: str
     value: float
     labels: dict[str, str] = field(default_factory=dict)
+    time_us: int = 0
     service: str = ""
     host: str = ""
 
@@ -70,3 +73,8 @@ class EventRecord:
     service: str
     received_us: int
     events: list[Event]
+
+
+def agent_service(host: str) -> str:
+    """What stands for the agent of a host where a service is named: in its own slices, in alerts about it."""
+    return f"helios-agent@{host}"

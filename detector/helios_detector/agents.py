@@ -11,9 +11,9 @@ from helios_core.alerts import (
     Family,
     Finding,
     Severity,
-    agent_service,
     alert_id,
 )
+from helios_core.model import agent_service
 from helios_detector.watermarks import LOST_AFTER_US, Agent
 
 _MAX_NAMED: Final = 8
@@ -22,7 +22,7 @@ _MINUTE_US: Final = 60_000_000
 
 def lost(agent: Agent) -> Alert:
     """The agent was heard of last at `heard_us`. The same alert for the same agent and time."""
-    names = list(agent.services)
+    names = [name for name in agent.services if name != agent_service(agent.host)]
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     finding = Finding(
         detector="agents",
@@ -32,7 +32,7 @@ def lost(agent: Agent) -> Alert:
         contributions=(
             Contribution(feature="services_unwatched", unit="services", actual=float(len(names)), typical=0.0),
         ),
-        detail=f"nothing is known of {', '.join(names[:_MAX_NAMED])}{more} since then",
+        detail=f"nothing is known of {', '.join(names[:_MAX_NAMED]) or 'its host'}{more} since then",
     )
     return _alert(agent, AlertState.FIRED, agent.heard_us + LOST_AFTER_US, agent.heard_us, (finding,))
 

@@ -147,7 +147,7 @@ async def test_templates_are_counted_by_time_with_their_samples(store: Store) ->
 
 
 async def test_metrics_are_kept(store: Store) -> None:
-    part = Slice("cart", 0, metrics=[MetricSample(5, "cpu", 0.25, {"core": "1"}, "cart", "h")])
+    part = Slice("cart", 0, metrics=[MetricSample("cpu", 0.25, {"core": "1"}, 5, "cart", "h")])
     assert await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part)]) == [Outcome(Verdict.APPLIED)]
 
 

@@ -86,7 +86,7 @@ def metric_from_proto(message: events_pb2.MetricSample) -> MetricSample:
     if not message.name or not isfinite(message.value):
         raise WireError(f"the metric {message.name!r} with the value {message.value}: a name and a finite number")
     return MetricSample(
-        message.time_us, message.name, message.value, dict(message.labels), message.service, message.host
+        message.name, message.value, dict(message.labels), message.time_us, message.service, message.host
     )
 
 

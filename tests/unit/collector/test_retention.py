@@ -38,7 +38,7 @@ async def filled(store: SqliteStore) -> None:
         part = Slice("cart", at_us)
         part.deltas = [WindowDelta(at_us - at_us % 10_000_000, "cart", "h", levels=[0, 0, 0, 0, 1, 0])]
         part.samples = [Event(at_us, "cart", Level.ERROR, f"no item {day}", counted=True)]
-        part.metrics = [MetricSample(at_us, "cpu", 0.5, service="cart")]
+        part.metrics = [MetricSample("cpu", 0.5, time_us=at_us, service="cart")]
         await store.apply([SliceWrite(BatchId(b"a" * 16, 1, day + 1), 0, bytes([day]) * 16, part)])
         alert = Alert(
             id=f"{day:016x}", episode=f"{day:016x}", service="cart", family=Family.ERRORS, state=AlertState.FIRED,

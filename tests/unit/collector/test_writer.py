@@ -171,7 +171,7 @@ async def lag(bus: MemoryBus) -> int:
 
 async def test_everything_is_written_once_and_committed(store: SqliteStore) -> None:
     bus = Site()
-    metrics = [MetricSample(START, "cpu", 0.5, service="cart")]
+    metrics = [MetricSample("cpu", 0.5, time_us=START, service="cart")]
     samples = [Event(START, "cart", Level.ERROR, "no item", counted=True)]
     await bus.publish([slice_(1), slice_(2, metrics=metrics, samples=samples), raw(), alert(1)])
     await write(bus, store)

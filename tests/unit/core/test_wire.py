@@ -53,7 +53,7 @@ def test_a_batch_comes_back_as_it_was(parts: list[WindowDelta], samples: list[Ev
         cut_us=17,
         sources=[SourceRange("file:1:2:ab", "/var/log/x.log", 5, 99, 1_000, 7)],
         slices=[
-            Slice("cart", 123, 7, True, True, parts, [MetricSample(5, "cpu", 0.5, {"core": "1"}, "cart", "h")], samples)
+            Slice("cart", 123, 7, True, True, parts, [MetricSample("cpu", 0.5, {"core": "1"}, 5, "cart", "h")], samples)
         ],
     )
     assert wire.batch_from_bytes(wire.batch_to_bytes(batch)) == batch

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios_core.alerts import Alert, AlertState, Family, agent_service
+from helios_core.alerts import Alert, AlertState, Family
 from helios_core.bus.base import Record, Topic, check
+from helios_core.model import agent_service
 from helios_detector import agents
 from helios_detector.watermarks import LOST_AFTER_US, Agent
 

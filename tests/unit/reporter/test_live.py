@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from helios_core import retry
-from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity, agent_service
+from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import StoreUnavailable
-from helios_core.model import Level
+from helios_core.model import Level, agent_service
 from helios_core.service import Context
 from helios_core.store.base import Row, SliceWrite, Statement
 from helios_core.store.sqlite import SqliteStore
@@ -177,6 +177,12 @@ def live(store: SqliteStore, tmp_path: Path) -> Live:
     return Live(store, tmp_path)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is not about how long it waits for the store."""
+    monkeypatch.setattr(service, "_STORE_WAIT_S", 0.2)
+
+
 def any_report(report: dict[str, Any]) -> bool:
     return True
 
@@ -222,6 +228,7 @@ async def test_it_waits_two_seconds_and_then_says_what_is_missing(live: Live, st
     assert text in report["markdown"]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_next_alert_is_not_told_what_an_earlier_one_missed(live: Live, store: SqliteStore) -> None:
     async with live.running():
         await live.say(alert("web"))
@@ -275,6 +282,7 @@ async def test_an_alert_that_came_before_is_not_waited_for(live: Live, store: Sq
     assert (outcome.incidents, outcome.reports) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_alerts_that_come_together_wait_together(live: Live) -> None:
     """Each report waits for two seconds at most: of an outage of many services the last one does not wait longest."""
     names = ["web", "api", "cart"]
@@ -539,6 +547,7 @@ async def test_a_store_that_is_away_at_the_start_is_waited_for(store: SqliteStor
     assert outcome.incidents == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_killed_before_it_committed_it_says_nothing_twice(live: Live, store: SqliteStore) -> None:
     """The incident is stored, the offset is not: the alert comes again to a new process."""
     await window(store, "web", 90)
