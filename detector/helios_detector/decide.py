@@ -14,6 +14,7 @@ _MINUTE_US: Final = 60 * _S
 # minutes cannot be a blip, a quantile over few latencies can.
 _HOLD_US: Final[Mapping[tuple[str, Family], int]] = {
     ("rules", Family.ERRORS): 20 * _S,
+    ("rules", Family.VOLUME): 30 * _S,
     ("silence", Family.VOLUME): 0,
     ("patterns", Family.PATTERN): 0,
     ("baseline", Family.ERRORS): 30 * _S,

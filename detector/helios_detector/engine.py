@@ -23,7 +23,7 @@ from helios_detector.detectors import forest as forest_detector
 from helios_detector.detectors.base import Detector, Evaluation, NewTemplate
 from helios_detector.detectors.deviation import Deviation
 from helios_detector.detectors.patterns import NewPattern
-from helios_detector.detectors.rules import ErrorRateRule
+from helios_detector.detectors.rules import ErrorRateRule, VolumeRule
 from helios_detector.detectors.silence import Silence
 from helios_detector.horizon import HORIZON_MINUTES, ServiceHorizon, WindowTotals
 from helios_detector.training import MIN_ROWS, Forest, History, train
@@ -33,6 +33,7 @@ _DAY_US: Final = 86_400_000_000
 LEARNING_US: Final = _DAY_US  # before the first forest
 MIN_EVENTS: Final = 10  # in a horizon, for the forest
 _BANDS_AFTER: Final = 120  # minutes that a measure has been learned before it is used
+_VOLUME_AFTER: Final = 30  # and that of the volume, where only its level is
 _MAX_HISTORY: Final = 14 * 1_440  # minutes of feature vectors
 _NEW_FOR_US: Final = 600_000_000  # a template is new this long
 _MAX_TEMPLATES: Final = 10_000  # remembered for a service
@@ -112,7 +113,13 @@ class Engine:
         self._feature_set = feature_set
         self._models = models
         self._services: dict[str, _Service] = {}
-        self._detectors: tuple[Detector, ...] = (ErrorRateRule(), Silence(), Deviation(), NewPattern())
+        self._detectors: tuple[Detector, ...] = (
+            ErrorRateRule(),
+            VolumeRule(),
+            Silence(),
+            Deviation(),
+            NewPattern(),
+        )
         self.decided = 0
         self.ignored_events = 0  # of services beyond MAX_SERVICES
         self.trainings: int | None = None  # that may still be done now; a service that is due waits for its turn
@@ -200,6 +207,7 @@ class Engine:
             silent_us=end_us - state.last_event_us,
             learned=learned,
             watched=watched,
+            usual_events=_usual_events(state, end_us),
             new_templates=tuple(state.fresh.values()) if len(state.fresh_days) <= _MAX_NEW_A_DAY else (),
         )
         findings: list[Finding] = []
@@ -339,6 +347,14 @@ def _look(state: _Service, end_us: int) -> tuple[HorizonView, dict[str, float], 
         state.bands_minute = end_us // _MINUTE_US
     view = state.horizon.view(_expected(state.bands), len(state.fresh))
     return view, _measures(view), state.bands
+
+
+def _usual_events(state: _Service, end_us: int) -> Band | None:
+    """What is expected of the volume; in the first hours its level alone, which follows within minutes."""
+    measure = state.measures["log_events"]
+    if measure.steps < _VOLUME_AFTER:
+        return None
+    return state.bands.get("log_events") or measure.band(end_us)
 
 
 def _expected(bands: dict[str, Band]) -> Expected:

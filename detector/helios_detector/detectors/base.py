@@ -32,6 +32,8 @@ class Evaluation:
         latest: (events, errors) of its last 20 s, or of its last window when that is longer.
         steady: (events, errors) of the horizon without its worst minute.
         bands: what the baseline expects, by measure; without the measures that it does not know yet.
+        usual_events: what is expected of `log_events`, also while a band of it is not to be relied on;
+            None in a service's first half hour.
         measures: the values of the measures in this horizon.
         full: the horizon has its whole length.
         silent_us: how long no event has come.
@@ -51,6 +53,7 @@ class Evaluation:
     silent_us: int
     learned: bool
     watched: bool = True
+    usual_events: Band | None = None
     new_templates: tuple[NewTemplate, ...] = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import expm1, log
 from typing import Final
 
 from helios_core.alerts import Contribution, Family, Finding, Severity
@@ -21,6 +21,10 @@ _MIN_STEADY: Final = 2
 _STEADY_ABOVE_NORMAL: Final = 0.03
 _LEAST_TYPICAL: Final = 0.005
 _UNKNOWN_TYPICAL: Final = 0.02  # of a service that is new
+# (minutes, times more or less than what is due at most or at least) of a volume that is bad in any service.
+_VOLUME_TIMES: Final = ((1.0, 10.0), (5.0, 5.0))
+_MIN_DUE: Final = 40.0  # events in the span: exp(-20) is the chance of a tenth of them
+_MIN_FLOOD: Final = 500  # fewer in the span are no flood, however few are usual
 
 
 class ErrorRateRule:
@@ -58,6 +62,45 @@ class ErrorRateRule:
                     found.append(_finding(severity, view.error_rate, typical, least, view.minutes))
                     break
         return sorted(found, key=lambda finding: -finding.severity.rank)[:1]
+
+
+class VolumeRule:
+    """A tenth or ten times what is due in a minute, a fifth or five times what is due in five.
+
+    What is due needs half an hour of a service, not the hours that the baseline needs to know how it varies.
+    """
+
+    name = "rules"
+
+    def find(self, evaluation: Evaluation) -> list[Finding]:
+        usual, view = evaluation.usual_events, evaluation.view
+        if usual is None or not evaluation.full:
+            return []
+        low, typical, high = (expm1(max(0.0, value)) / view.minutes for value in (usual.low, usual.value, usual.high))
+        for minutes, times in _VOLUME_TIMES:
+            events = evaluation.minute[0] if minutes == 1.0 else view.events
+            rate = events / minutes
+            fell = evaluation.watched and low * minutes >= _MIN_DUE and rate <= low / times
+            if fell or (events >= _MIN_FLOOD and rate >= high * times):
+                limit = low / times if fell else high * times
+                return [
+                    Finding(
+                        detector=self.name,
+                        family=Family.VOLUME,
+                        severity=Severity.HIGH,
+                        minutes=minutes,
+                        contributions=(
+                            Contribution(
+                                feature="events_per_minute",
+                                unit="events/min",
+                                actual=rate,
+                                typical=typical,
+                                limit=limit,
+                            ),
+                        ),
+                    )
+                ]
+        return []
 
 
 def is_beyond_chance(errors: int, events: int, usual: float) -> bool:

@@ -19,11 +19,11 @@ class Silence:
     name = "silence"
 
     def find(self, evaluation: Evaluation) -> list[Finding]:
-        band = evaluation.bands.get("log_events")
-        if band is None or not evaluation.watched or evaluation.silent_us < _MIN_SILENT_US:
+        usual = evaluation.usual_events
+        if usual is None or not evaluation.watched or evaluation.silent_us < _MIN_SILENT_US:
             return []
         minutes = evaluation.silent_us / 60e6
-        rate = expm1(max(0.0, band.low)) / evaluation.view.minutes
+        rate = expm1(max(0.0, usual.low)) / evaluation.view.minutes
         if rate * minutes < _MIN_DUE:
             return []
         return [
