@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test test-slow lint bench proto check-proto lock clean
+.PHONY: help setup demo test test-slow engines test-engines lint bench proto check-proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,11 +31,23 @@ $(DEV_READY): $(READY) requirements/dev.txt
 demo: $(READY) ## an incident from its first line to its report, with the console
 	$(BIN)/helios demo
 
-test: $(DEV_READY) ## the quick tiers: what needs no service
-	$(BIN)/python -m pytest -n auto
+test: $(DEV_READY) ## the quick tier: under two minutes
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(DEV_READY) ## what takes many seconds each: the demo, kill -9 under load
-	$(BIN)/python -m pytest -m slow -n auto
+test-slow: $(DEV_READY) ## what takes seconds each: the commands as processes, kill -9; and the property tests in full
+	$(BIN)/python -m pytest -m "(slow or hypothesis) and not engines" --hypothesis-profile=full -n auto --dist worksteal
+
+ENGINES := .engines/kafka/.ready
+
+engines: $(ENGINES) ## the engines that tests run against, as far as they are not on the machine
+
+.engines/kafka/.ready: tests/engines/kafka/pom.xml
+	@command -v mvn >/dev/null || { echo "mvn brings Kafka's artifacts: install Maven and a JRE of 17 or newer"; exit 1; }
+	mvn --quiet --batch-mode -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.engines/kafka
+	@touch $@
+
+test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka, which it starts itself
+	$(BIN)/python -m pytest -m engines
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .

@@ -5,5 +5,6 @@ from __future__ import annotations
 from hypothesis import settings
 
 # How long a step takes says more about the machine than about the code: speed belongs to the benchmarks.
-settings.register_profile("helios", deadline=None)
-settings.load_profile("helios")
+settings.register_profile("full", deadline=None, max_examples=100)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile("quick")  # `make test-slow` has --hypothesis-profile=full

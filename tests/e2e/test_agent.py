@@ -64,6 +64,7 @@ def settled(collector: Collector, expected: int, timeout_s: float = 20) -> int:
     return stored(collector.folder / "data", EVENTS)
 
 
+@pytest.mark.slow
 def test_once_ships_what_is_there_and_nothing_again(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         config = configured(tmp_path, collector)
@@ -111,6 +112,7 @@ def test_killed_and_rotated_under_load_every_line_is_counted_once(tmp_path: Path
         assert stored(tmp_path / "data", EVENTS) == written
 
 
+@pytest.mark.slow
 def test_copytruncate_under_a_running_agent(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         config = configured(tmp_path, collector)
@@ -152,6 +154,7 @@ def test_offline_it_spools_and_catches_up(tmp_path: Path) -> None:
             process.wait(timeout=40)
 
 
+@pytest.mark.slow
 def test_stdin(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         config = configured(tmp_path, collector)
@@ -189,6 +192,7 @@ def test_a_new_user_finds_the_way(tmp_path: Path) -> None:
     assert "nothing answers at" in refused.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -104,6 +104,7 @@ def test_killed_under_load_every_event_is_stored_once(tmp_path: Path) -> None:
     assert stored(tmp_path / "data", "SELECT sum(events) FROM windows") == total
 
 
+@pytest.mark.slow
 def test_a_stop_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         accepted = 0
@@ -115,6 +116,7 @@ def test_a_stop_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
     assert stored(tmp_path / "data", "SELECT sum(events) FROM windows") == accepted
 
 
+@pytest.mark.slow
 def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
     made = subprocess.run([*COLLECTOR, "new-key"], capture_output=True, text=True, check=True).stdout
     key = re.search(r"helios_\S+", made)
@@ -135,6 +137,7 @@ def test_health_and_reflection(tmp_path: Path) -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -160,6 +163,7 @@ def test_a_bad_configuration_is_one_sentence(tmp_path: Path, text: str, message:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with running(tmp_path) as collector:
         for option, port in (("--http", collector.http), ("--grpc", collector.grpc)):

@@ -32,6 +32,7 @@ def service_log(path: Path, minutes: int, *, failing_from: int | None = None) ->
     return path
 
 
+@pytest.mark.slow
 def test_what_is_learned_is_counted_once_and_can_be_trained_on(helios: Helios, tmp_path: Path) -> None:
     log, data = service_log(tmp_path / "old.jsonl", 16 * 60), tmp_path / "data"
     ran = helios("learn", log, "--data-dir", data)
@@ -53,6 +54,7 @@ def test_what_is_learned_is_counted_once_and_can_be_trained_on(helios: Helios, t
     assert "context-1" in listed.output
 
 
+@pytest.mark.slow
 def test_too_little_history_says_how_much_there_is(helios: Helios, tmp_path: Path) -> None:
     data = tmp_path / "data"
     helios("learn", service_log(tmp_path / "old.jsonl", 30), "--data-dir", data)
@@ -95,6 +97,7 @@ def test_a_directory_without_data_is_one_sentence(tmp_path: Path, command: objec
     assert "helios up" in ran.output
 
 
+@pytest.mark.slow
 def test_learning_from_an_access_log_counts_every_line(helios: Helios, tmp_path: Path) -> None:
     ran = helios("learn", access_log(tmp_path / "access.log", 3_000), "--data-dir", tmp_path / "data")
     assert ran.returncode == 0, ran.stderr

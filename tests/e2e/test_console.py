@@ -125,9 +125,11 @@ def test_an_incident_opens_by_keyboard_and_shows_its_evidence(site: Site, open_p
     page.keyboard.press("g")
     page.keyboard.press("s")
     page.wait_for_selector("main h1:has-text('Services')")
+    page.wait_for_selector("progress")
     assert page.locator("progress").count() == 1
 
 
+@pytest.mark.slow
 def test_help_filter_and_switched_off_keys(site: Site, open_page: Open) -> None:
     page = open_page(seeded(site).url)
     page.wait_for_selector("a.row-link")
@@ -148,6 +150,7 @@ def test_help_filter_and_switched_off_keys(site: Site, open_page: Open) -> None:
     assert page.locator("main h1").first.inner_text() == "Incidents"
 
 
+@pytest.mark.slow
 def test_a_published_event_is_a_row_within_half_a_second(site: Site, open_page: Open) -> None:
     page = open_page(f"{site.url}#/live")
     page.wait_for_selector(".connection[data-state=live]")
@@ -168,6 +171,7 @@ def test_a_published_event_is_a_row_within_half_a_second(site: Site, open_page: 
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_a_lost_connection_comes_back_with_what_was_missed(site: Site, open_page: Open) -> None:
     """Each event is shown once, whether it came before, while, or after the connection was lost."""
     page = open_page(f"{site.url}#/live")
@@ -191,6 +195,7 @@ def test_a_lost_connection_comes_back_with_what_was_missed(site: Site, open_page
     assert [text.split()[-1] for text in page.locator("td.said").all_inner_texts()] == ["third", "second", "first"]
 
 
+@pytest.mark.slow
 def test_a_new_incident_appears_and_waits_while_one_points_at_the_list(site: Site, open_page: Open) -> None:
     page = open_page(seeded(site).url)
     page.wait_for_selector(".connection[data-state=live]")
@@ -208,6 +213,7 @@ def test_a_new_incident_appears_and_waits_while_one_points_at_the_list(site: Sit
     page.wait_for_selector(".nav .count:has-text('3')")
 
 
+@pytest.mark.slow
 def test_hostile_text_is_inert_in_every_view(site: Site, open_page: Open) -> None:
     site.windows(HOSTILE, 40, message=HOSTILE)
     site.report(site.alert(HOSTILE, 5, detail=HOSTILE))
@@ -224,6 +230,7 @@ def test_hostile_text_is_inert_in_every_view(site: Site, open_page: Open) -> Non
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_themes_have_their_colours_on_canvas_too(site: Site, open_page: Open, theme: str) -> None:
     seeded(site)
@@ -250,6 +257,7 @@ def test_both_themes_have_their_colours_on_canvas_too(site: Site, open_page: Ope
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["#/incidents", "incident", "#/services", "#/services/checkout", "#/live"])
 def test_at_320_pixels_nothing_overflows(site: Site, open_page: Open, view: str) -> None:
     seeded(site)
@@ -263,6 +271,7 @@ def test_at_320_pixels_nothing_overflows(site: Site, open_page: Open, view: str)
     assert overflow(page) <= 0
 
 
+@pytest.mark.slow
 def test_without_anything_the_page_teaches(site: Site, open_page: Open) -> None:
     page = open_page(site.url)
     page.wait_for_selector("text=Nothing has arrived yet")
@@ -272,6 +281,7 @@ def test_without_anything_the_page_teaches(site: Site, open_page: Open) -> None:
     assert "1" in page.locator(".facts").inner_text()
 
 
+@pytest.mark.slow
 def test_a_console_with_keys_asks_for_one(tmp_path: Path, open_page: Open) -> None:
     site = Site(tmp_path, keyed=True).start()
     try:

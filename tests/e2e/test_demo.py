@@ -40,6 +40,7 @@ def test_it_ends_with_the_report_of_its_incident(helios: Helios, tmp_path: Path)
     assert again.stderr == f"helios: {tmp_path / 'demo'} holds another demo: name an empty folder\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["console at", "lines"], ids=["while it simulates", "while it learns"])
 def test_ended_in_the_middle(tmp_path: Path, said: str) -> None:
     out, err = tmp_path / "out", tmp_path / "err"
@@ -63,6 +64,7 @@ def test_ended_in_the_middle(tmp_path: Path, said: str) -> None:
     assert "Traceback" not in out.read_text() + err.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["0.0.0.0:0", "nowhere"])
 def test_an_address_that_cannot_be_is_one_sentence(helios: Helios, tmp_path: Path, text: str) -> None:
     ran = helios("demo", "--exit", "--no-browser", "--data-dir", tmp_path / "demo", "--http", text, timeout_s=30)
@@ -71,6 +73,7 @@ def test_an_address_that_cannot_be_is_one_sentence(helios: Helios, tmp_path: Pat
     assert len(ran.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_is_one_sentence(helios: Helios, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ran = helios(*WORDS, "--data-dir", tmp_path / "file", timeout_s=30)

@@ -58,7 +58,9 @@ STEPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step == "between fsync and send" else pytest.mark.slow) for step in STEPS]
+)
 def test_killed_at_a_step(helios: Helios, tmp_path: Path, step: str) -> None:
     imports, owner, name, after = STEPS[step]
     log = access_log(tmp_path / "access.log", LINES)
@@ -93,6 +95,7 @@ def test_killed_at_random_moments(helios: Helios, tmp_path: Path) -> None:
     assert stored(tmp_path / "data", EVENTS) == LINES
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused_by_name(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", 10 * LINES)
     process = subprocess.Popen([*COMMAND, "replay", str(log), "--data-dir", str(tmp_path / "data")])

@@ -49,6 +49,7 @@ def test_a_golden_anomaly_goes_through_the_whole_chain(helios: Helios, tmp_path:
     assert summary["learning"] == ["checkout", "gateway", "payments"]
 
 
+@pytest.mark.slow
 def test_a_second_replay_adds_nothing_and_a_grown_file_only_what_is_new(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", 3_000)
     assert helios("replay", log, "--data-dir", "data").returncode == 0
@@ -62,6 +63,7 @@ def test_a_second_replay_adds_nothing_and_a_grown_file_only_what_is_new(helios: 
     assert stored(tmp_path / "data", EVENTS) == 3_500
 
 
+@pytest.mark.slow
 def test_a_small_file_that_grows_keeps_its_place(helios: Helios, tmp_path: Path) -> None:
     log = tmp_path / "small.log"
     line = '{{"timestamp":"2026-03-02T00:00:{:02d}Z","service":"web","level":"INFO"}}\n'
@@ -73,6 +75,7 @@ def test_a_small_file_that_grows_keeps_its_place(helios: Helios, tmp_path: Path)
     assert stored(tmp_path / "data", EVENTS) == 49
 
 
+@pytest.mark.slow
 def test_a_compressed_file_counts_the_same(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", 2_000)
     packed = tmp_path / "access.log.gz"
@@ -82,6 +85,7 @@ def test_a_compressed_file_counts_the_same(helios: Helios, tmp_path: Path) -> No
     assert stored(tmp_path / "data", EVENTS) == 2_000
 
 
+@pytest.mark.slow
 def test_files_are_merged_by_time(helios: Helios, tmp_path: Path) -> None:
     whole = access_log(tmp_path / "whole.log", 4_000).read_text().splitlines(keepends=True)
     (tmp_path / "a.log").write_text("".join(whole[0::2]))
@@ -104,6 +108,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "what"), BAD, ids=[what for _, what in BAD])
 def test_bad_input_loses_no_good_input_beside_it(helios: Helios, tmp_path: Path, bad: bytes, what: str) -> None:
     good = [
@@ -136,6 +141,7 @@ def test_a_hundred_thousand_names_are_bounded(helios: Helios, tmp_path: Path) ->
     assert stored(tmp_path / "data", "SELECT sum(events) FROM windows WHERE service = '_overflow'") == 98_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -157,6 +163,7 @@ def test_what_cannot_work_is_said_in_one_sentence(
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_an_empty_file_is_no_error(helios: Helios, tmp_path: Path) -> None:
     (tmp_path / "empty.log").touch()
     ran = helios("replay", "empty.log", "--json")

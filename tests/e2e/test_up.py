@@ -249,6 +249,7 @@ class Posting(threading.Thread):
         assert not self.is_alive()
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_stored_when_it_stops(tmp_path: Path) -> None:
     with up(tmp_path) as running, agent(tmp_path, running.grpc) as logs:
         assert "open to everyone on this machine" in running.said
@@ -302,6 +303,7 @@ def test_requests_under_way_when_it_stops(tmp_path: Path) -> None:
     assert running.events_of("web") == answer.startswith(b"HTTP/1.1 202")
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with up(tmp_path) as running, agent(tmp_path, running.grpc) as logs:
         (logs / "shop.log").write_text(lines(0, 100))
@@ -395,6 +397,7 @@ def test_killed_under_load_everything_counts_once(tmp_path: Path) -> None:
     assert stored(running.data, "SELECT count(DISTINCT message) FROM events") == len(posting.accepted)
 
 
+@pytest.mark.slow
 def test_while_it_starts_what_comes_is_to_be_sent_again(tmp_path: Path) -> None:
     http, grpc = (f"127.0.0.1:{port}" for port in _quiet_ports())
     running = Up(tmp_path, http=http, grpc=grpc)
@@ -450,6 +453,7 @@ def test_from_a_line_to_its_report(tmp_path: Path) -> None:
         assert running.events_of("checkout") == 7_200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--http", "--grpc"])
 def test_a_port_that_is_taken_is_named(tmp_path: Path, option: str) -> None:
     other = "--grpc" if option == "--http" else "--http"
@@ -460,6 +464,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, option: str) -> None:
     assert f"choose another with {option}" in said
 
 
+@pytest.mark.slow
 def test_a_data_dir_in_use_is_refused_by_name(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         assert running.process is not None
@@ -468,6 +473,7 @@ def test_a_data_dir_in_use_is_refused_by_name(tmp_path: Path) -> None:
         assert running.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.slow
 def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     folder.mkdir(mode=0o500)
@@ -476,6 +482,7 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert f"{folder / 'data'} cannot be used: Permission denied; choose another directory" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -492,6 +499,7 @@ def test_a_bad_configuration_is_one_sentence(tmp_path: Path, text: str, message:
     assert not (tmp_path / "helios-data").exists()
 
 
+@pytest.mark.slow
 def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
     made = subprocess.run([*COLLECTOR, "new-key"], capture_output=True, text=True, check=True).stdout
     key = _found(r"(helios_\S+)", made)
@@ -512,6 +520,7 @@ def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
         assert running.events_of("web") == 1
 
 
+@pytest.mark.slow
 def test_metrics_of_all_parts_have_names_and_help(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         assert running.post(*map(event, range(7))).status_code == 202

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.examples import examples
 
 from helios.v1 import service_pb2
 from helios_agent import spool as spool_module
@@ -263,7 +264,7 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(60), stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
@@ -361,7 +362,7 @@ def test_a_damaged_record_does_not_take_the_good_ones_with_it(tmp_path: Path, pl
 
 
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_no_damage_stops_it_from_opening(data: st.DataObject, template: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "spool"

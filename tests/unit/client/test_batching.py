@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.examples import examples
 
 from helios import (
     Batching,
@@ -85,7 +86,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert self.buffer.done == self.buffer.taken_in - stats.buffered
 
 
-BufferMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+BufferMachine.TestCase.settings = settings(max_examples=examples(40), stateful_step_count=30, deadline=None)
 TestBuffer = BufferMachine.TestCase
 
 

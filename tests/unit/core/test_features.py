@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.examples import examples
 
 from helios_core.clock import from_us, to_us
 from helios_core.columns import Columns
@@ -87,7 +88,7 @@ def near(value: float, rel: float) -> object:
     return pytest.approx(value, rel=rel, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=120), st.integers(1, 4))
 def test_core_7_is_what_numpy_computes_of_the_raw_events(events: list[Raw], cuts: int) -> None:
     values = named(CORE_7, view_of(events, cuts=cuts))
@@ -106,7 +107,7 @@ def test_core_7_is_what_numpy_computes_of_the_raw_events(events: list[Raw], cuts
     assert values["p99_latency"] == near(exact_ms(ms, 0.99), 0.011)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=120), st.integers(1, 4), HOURS)
 def test_full_12_is_what_numpy_computes_of_the_raw_events(events: list[Raw], cuts: int, hour: int) -> None:
     start_us = START_US + hour * 3_600_000_000

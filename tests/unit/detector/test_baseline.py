@@ -9,6 +9,7 @@ from math import cos, isnan, nan, pi
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_detector.baseline import Band, Measure
 
@@ -195,7 +196,7 @@ def test_a_recurring_deviation_does_not_move_what_is_expected() -> None:
 VALUES = st.lists(st.floats(-50, 50) | st.just(nan), min_size=1, max_size=200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(VALUES, st.integers(1, 40))
 def test_missing_values_leave_no_trace(values: list[float], step: int) -> None:
     fed, clean = Measure(FLOOR), Measure(FLOOR)
@@ -210,7 +211,7 @@ def test_missing_values_leave_no_trace(values: list[float], step: int) -> None:
         assert repr(fed.band(time_us)) == repr(clean.band(time_us))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(VALUES, st.integers(1, 40), st.integers(0, 200))
 def test_nothing_looks_ahead(values: list[float], step: int, cut: int) -> None:
     """The band before a minute is learned depends on the minutes before it alone, and asking changes nothing."""
@@ -228,7 +229,7 @@ def test_nothing_looks_ahead(values: list[float], step: int, cut: int) -> None:
     assert repr(quiet.band(end_us)) == repr(whole.band(end_us))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(VALUES, st.integers(1, 97), st.integers(0, 2 * DAY_MIN))
 def test_a_band_is_a_range_round_its_value(values: list[float], step: int, after: int) -> None:
     measure = Measure(FLOOR)

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
+from tests.examples import examples
 
 from helios_detector.errors import CalibrationError
 from helios_detector.forest.calibration import MAX_EXTRAPOLATION, MIN_SCORES, Calibration
@@ -35,7 +36,7 @@ def usual(n: int, seed: int = 0) -> Scores:
 # --- what any history keeps to -------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(HISTORY, st.lists(ANY_SCORE, min_size=2))
 @example(np.full(MIN_SCORES, 0.5), [0.4, 0.5, 0.6, 0.99])
 def test_a_higher_score_is_never_more_probable(history: Scores, scores: list[float]) -> None:
@@ -46,7 +47,7 @@ def test_a_higher_score_is_never_more_probable(history: Scores, scores: list[flo
     assert all(0.0 < calibration.floor <= p <= 1.0 for p in probabilities)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(HISTORY)
 def test_there_is_no_step_at_the_join_nor_at_any_rank(history: Scores) -> None:
     calibration = Calibration.fit(history)
@@ -57,7 +58,7 @@ def test_there_is_no_step_at_the_join_nor_at_any_rank(history: Scores) -> None:
     assert calibration.tail_probability(math.nextafter(calibration.scores[0], 0)) == 1.0
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(HISTORY)
 def test_below_the_join_it_is_the_share_of_the_history_at_or_above(history: Scores) -> None:
     calibration = Calibration.fit(history)
@@ -65,7 +66,7 @@ def test_below_the_join_it_is_the_share_of_the_history_at_or_above(history: Scor
         assert calibration.tail_probability(score) == pytest.approx((history >= score).mean(), abs=1e-12)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(HISTORY)
 def test_it_survives_json_exactly(history: Scores) -> None:
     calibration = Calibration.fit(history)
@@ -121,6 +122,7 @@ def test_a_forest_that_saturates_later_still_has_a_tail(top: float) -> None:
     assert calibration.floor < calibration.tail_probability(top) < 0.02
 
 
+@pytest.mark.slow
 def test_on_fresh_normal_windows_the_probabilities_are_about_right() -> None:
     shares: dict[float, list[float]] = {0.1: [], 0.01: [], 0.001: [], 0.0001: []}
     for seed in range(8):
@@ -240,7 +242,7 @@ def test_a_stored_calibration_that_no_fit_could_have_given_is_refused(change: di
 
 
 @given(st.dictionaries(st.text(max_size=5) | st.sampled_from(sorted(GOOD)), st.none() | st.integers() | st.text()))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_nothing_that_is_stored_can_fail_in_another_way(stored: dict[str, Any]) -> None:
     with pytest.raises(CalibrationError):
         Calibration.from_dict(stored)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.alerts import Alert, AlertState, Family, Finding, Severity, alert_id
 from helios_detector.decide import COOLDOWN_US, RESOLVE_US, Decider, Horizon
@@ -275,7 +276,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, list[Finding]]]:
     return steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(histories())
 def test_every_family_fires_then_rises_then_resolves(steps: list[tuple[int, list[Finding]]]) -> None:
     decider, repeat = Decider(), Decider()
@@ -314,7 +315,7 @@ def test_every_family_fires_then_rises_then_resolves(steps: list[tuple[int, list
         assert decider.is_suspicious or not open_
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(histories())
 def test_after_five_quiet_minutes_nothing_is_open(steps: list[tuple[int, list[Finding]]]) -> None:
     decider = Decider()

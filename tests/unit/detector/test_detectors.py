@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.examples import examples
 
 from helios_core.alerts import Contribution, Family, Finding, Severity
 from helios_core.features import CONTEXT_1, Expected, HorizonView
@@ -78,6 +79,7 @@ def evaluation(
         silent_us=silent_us,
         learned=learned,
         new_templates=new,
+        usual_events=(bands or {}).get("log_events"),
     )
 
 
@@ -260,7 +262,7 @@ def test_nothing_is_judged_before_the_horizon_is_full() -> None:
 MEASURES = ("log_events", "error_rate", "warning_rate", "log_p50", "log_p95", "log_p99", "log_endpoints")
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.dictionaries(st.sampled_from(MEASURES), st.floats(0, 12), max_size=7),
     st.dictionaries(
@@ -287,7 +289,7 @@ def test_whatever_it_is_shown_it_finds_at_most_one_thing_a_family(
             assert abs(part.limit - part.actual) <= abs(part.typical - part.actual) + 1e-6
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.floats(log1p(20), 9), st.floats(0.02, 0.5), st.floats(0, 0.5), st.floats(0, 12))
 def test_at_its_limit_a_rise_stops_to_be_a_finding(usual: float, sigma: float, width: float, value: float) -> None:
     seen = view(10**4, latencies=5_000)

@@ -99,6 +99,7 @@ def test_what_was_put_in_is_found(alerts: list[Alert]) -> None:
     assert len({alert.id for alert in alerts}) == len(alerts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [25.1, 27.1])
 def test_what_is_decided_of_truncated_input_is_the_beginning_of_what_is_decided_of_all(
     deltas: list[WindowDelta], alerts: list[Alert], hours: float
@@ -509,6 +510,7 @@ def test_half_an_hour_of_silence_is_decided_alike_at_any_pace() -> None:
     assert silent_from(THIRD_DAY, 30, 3_600) == fine
 
 
+@pytest.mark.slow
 def test_hours_of_silence_are_decided_alike_at_any_pace() -> None:
     assert silent_from(THIRD_DAY, 300, 36_000) == silent_from(THIRD_DAY, 300, 60)
 

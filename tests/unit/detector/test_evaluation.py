@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.alerts import Alert, AlertState, Family, Severity
 from helios_core.clock import to_us
@@ -320,7 +321,7 @@ LABELS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(ALERTS, LABELS, st.sampled_from([SPANS, SPANS | {"cart": (at(-DAY_S), at(0), at(60))}, {}]))
 def test_whatever_it_is_given_the_result_adds_up(
     alerts: list[Alert], labels: list[Label], spans: Mapping[str, tuple[int, int, int]]

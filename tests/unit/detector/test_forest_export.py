@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+from tests.examples import examples
 
 from helios_detector.errors import MissingExtra, ModelExportError
 from helios_detector.forest.export import average_path_length, register_converter, to_onnx
@@ -101,7 +102,12 @@ SCALERS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("scalers", SCALERS.values(), ids=SCALERS)
+@pytest.mark.parametrize(
+    "scalers",
+    [  # one scaler alone is the lesser part of both
+        pytest.param(made, id=name, marks=pytest.mark.slow if len(made) == 1 else ()) for name, made in SCALERS.items()
+    ],
+)
 @pytest.mark.parametrize("parameters", PARAMETERS.values(), ids=PARAMETERS)
 def test_any_forest_scores_as_in_scikit_learn(parameters: dict[str, Any], scalers: Sequence[Callable[[], Any]]) -> None:
     forest = IsolationForest(**{"n_estimators": 20, "random_state": 7} | parameters)
@@ -111,6 +117,7 @@ def test_any_forest_scores_as_in_scikit_learn(parameters: dict[str, Any], scaler
     assert_equal_scores(model, np.vstack([windows(400), with_missing(far, 0.2)]))
 
 
+@pytest.mark.slow
 def test_a_thousand_trees_stay_within_the_tolerance() -> None:
     model = IsolationForest(n_estimators=1000, max_samples=64, random_state=0).fit(windows(500))
     assert_equal_scores(model, with_missing(windows(2000, seed=4), 0.1))
@@ -216,7 +223,7 @@ VALUE = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), n_columns=st.integers(1, 4), seed=st.integers(0, 2**31), scaled=st.booleans())
 def test_any_rows_score_as_in_scikit_learn(data: st.DataObject, n_columns: int, seed: int, scaled: bool) -> None:
     row = st.lists(VALUE, min_size=n_columns, max_size=n_columns)

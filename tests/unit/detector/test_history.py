@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.alerts import Alert, AlertState, Family
 from helios_core.model import Level, Signal
@@ -163,7 +164,7 @@ def test_what_is_learned_counts_as_learning() -> None:
     assert 12 * HOUR_S // 10 - 6 <= seen <= 12 * HOUR_S // 10 + 6
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(0, 10**6))
 def test_history_that_is_cut_in_parts_is_never_late_and_teaches_the_same(seed: int) -> None:
     """A minute of the past comes in the slices of several cuts, each with the watermark of its own end."""
@@ -221,6 +222,7 @@ def test_ordinary_traffic_after_the_change_does_not_alert(seconds: int) -> None:
     assert live(made, (window(s) for s in range(NOW_S, NOW_S + 1_800, 10))) == []
 
 
+@pytest.mark.slow
 def test_after_a_week_of_the_past_there_is_a_forest_at_the_first_live_minute() -> None:
     made = engine()
     deltas = []
@@ -306,7 +308,7 @@ def test_endpoints_of_spans_without_latency_are_counted() -> None:
     assert found["unique_endpoints"] == 7
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_signals_changes_no_decision(shuffle: random.Random) -> None:
     logs = [signal(s, Signal.LOG, errors=15, latency_ms=900) for s in SECONDS]

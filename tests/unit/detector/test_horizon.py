@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.features import Expected, HorizonView
 from helios_core.model import Level
@@ -111,7 +112,7 @@ PARTS = st.builds(
 STEPS = st.lists(PARTS | st.none(), max_size=120)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(STEPS)
 def test_sliding_is_counting_anew_whatever_comes_when(steps: list[Part | None]) -> None:
     horizon = ServiceHorizon(WINDOW_US)
@@ -143,7 +144,7 @@ def test_sliding_is_counting_anew_whatever_comes_when(steps: list[Part | None]) 
     assert decided == sorted(set(decided))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(PARTS, min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_before_the_decision_changes_nothing(parts: list[Part], shuffle: object) -> None:
     one, other = ServiceHorizon(WINDOW_US), ServiceHorizon(WINDOW_US)

@@ -29,11 +29,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
+from tests.examples import examples
 
 from helios_core.clock import EventClock
 from helios_core.errors import DataDirError
 from helios_core.features import CONTEXT_1, CORE_7, FULL_12, FeatureSet
 from helios_detector import registry as module
+from helios_detector import training
 from helios_detector.errors import ModelError, ModelMismatch, ModelUnreadable
 from helios_detector.forest.scorer import META_FEATURE_HASH, ForestScorer
 from helios_detector.registry import Registry
@@ -53,7 +55,10 @@ def rows_of(feature_set: FeatureSet, n: int = 300, seed: int = 0) -> NDArray[np.
 
 @cache
 def trained(feature_set: FeatureSet = CONTEXT_1) -> Forest:
-    return train(rows_of(feature_set), feature_set, T0)
+    """A small one: none of what follows depends on how many trees there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "N_TREES", 10)
+        return train(rows_of(feature_set), feature_set, T0)
 
 
 @cache
@@ -250,7 +255,7 @@ def test_odd_names_stay_apart(tmp_path: Path) -> None:
 
 
 @given(name=NAMES, other=NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_any_text_is_a_name(name: str, other: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder))
@@ -390,7 +395,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "of another version": (said(version="0123456789ab"), "0123456789ab of 'payments/api', out of place"),
     "another calibration": (said(calibration={"observations": 3}), "a calibration has"),
     "a calibration beyond numbers": (
-        said(calibration=trained().calibration.to_dict() | {"floor": 10**400}),
+        lambda path: reseal(path, lambda about: about["calibration"].update(floor=10**400)),
         "too large",
     ),
     "fewer typical values": (said(typical=[1.0]), "1 typical values of 10"),
@@ -448,7 +453,7 @@ def test_damage_is_told_and_leaves_the_rest_alone(tmp_path: Path, what: str) -> 
 
 def test_other_features_are_a_mismatch(tmp_path: Path) -> None:
     later = FeatureSet("context-1", 2, CONTEXT_1.features)
-    made = train(rows_of(later), later, T0)
+    made = trained(later)
     registry = Registry(tmp_path)
     registry.save(SERVICE, made)
     with pytest.raises(ModelMismatch, match=f"{later.hash}.*{CONTEXT_1.hash}.*train again"):
@@ -511,7 +516,7 @@ FIELDS = sorted(module.About.__struct_fields__)
 
 
 @given(name=st.sampled_from(FIELDS), value=JSON)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_whatever_the_file_says_fails_in_one_way_only(name: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder))
@@ -529,7 +534,7 @@ def test_whatever_the_file_says_fails_in_one_way_only(name: str, value: Any) -> 
 
 
 @given(name=st.sampled_from(["model.json", "model.onnx"]), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_no_byte_can_change_unseen(name: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder))

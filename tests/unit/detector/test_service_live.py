@@ -14,6 +14,7 @@ from zlib import crc32
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Family
@@ -544,7 +545,7 @@ async def test_killed_at_every_kth_poll_it_says_the_same_and_nothing_twice(
     assert by_id(site.published) == by_id(expected)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES)
+@settings(max_examples=examples(8), deadline=None, phases=PHASES)
 @given(st.dictionaries(st.integers(1, 130), st.sampled_from(OPERATIONS), max_size=8))
 def test_killed_at_any_step_it_says_the_same(expected: list[Alert], kills: dict[int, str]) -> None:
     """What was published and not committed may come again, with the same id and content."""
@@ -598,7 +599,7 @@ async def test_what_was_late_before_a_restart_is_late_after_it(tmp_path: Path) -
 # --- what the bus does -----------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None, phases=PHASES)
+@settings(max_examples=examples(6), deadline=None, phases=PHASES)
 @given(st.integers(0, 10**6), st.booleans())
 def test_the_order_of_partitions_changes_nothing(expected: list[Alert], seed: int, restarts: bool) -> None:
     async def run() -> None:

@@ -253,6 +253,7 @@ def test_all_kinds_are_checked() -> None:
     assert {check.__name__ for check in CHECKS} == set(KINDS)
 
 
+@pytest.mark.slow
 def test_a_subtle_host_failure_is_a_host_that_goes_silent() -> None:
     simulation = Simulation(
         Scenario(start=MORNING, days=0.2, anomalies=6, learning_hours=0, kinds=("host_failure",), seed=5)
@@ -390,6 +391,7 @@ class TestLines:
         broken = {line["trace_id"] for line in root if failed(line)}
         assert len(broken & {line["trace_id"] for line in caller if failed(line)}) > 20
 
+    @pytest.mark.slow
     def test_a_week_is_of_the_stated_size_and_shape(self) -> None:
         scale = 0.15
         simulation = Simulation(Scenario(rate_scale=scale, anomalies=0))
@@ -405,6 +407,7 @@ class TestLines:
         assert days[:5].sum(axis=1).min() > days[5:].sum(axis=1).max(), "weekends are lower"
         assert days[2].max() > 1.8 * days[2].min(), "days have a shape"
 
+    @pytest.mark.slow
     def test_a_rare_service_has_about_three_events_an_hour(self) -> None:
         data = produced(Simulation(Scenario(days=3, anomalies=0, rate_scale=0.3, seed=8)), None)
         count = data.count(b'"service":"audit"')
@@ -587,6 +590,7 @@ class TestCommand:
         assert result.exit_code == 0
         assert result.stdout_bytes == produced(Simulation(Scenario(days=0.01, seed=9)))
 
+    @pytest.mark.slow
     def test_live_writes_now_and_tells_what_comes(self, tmp_path: Path) -> None:
         out = tmp_path / "app.log"
         result = self.run(

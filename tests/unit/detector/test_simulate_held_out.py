@@ -174,6 +174,7 @@ class TestMemoryLimit:
         assert len(saying(lines, "payments is unavailable")) > 3 * len(saying(usual, "payments is unavailable"))
         assert len(seconds) < DURATION_S / 5
 
+    @pytest.mark.slow
     def test_a_subtle_one_spares_hosts(self) -> None:
         scenario = Scenario(
             start=MORNING, days=0.4, anomalies=8, learning_hours=0, kinds=("memory_limit",), seed=5, services=3
@@ -249,6 +250,7 @@ class TestClientRelease:
             assert all(now[key] == then[key] for key in then if not any(k in key for k in gone) and then[key] > 30)
         assert found.volume(service, 0.25, 0.9) < 0.9
 
+    @pytest.mark.slow
     def test_it_comes_and_goes_in_minutes(self) -> None:
         found = Case("client_release", "payments", rate_scale=6)
         start, end = found.label.start, found.label.end
@@ -320,6 +322,7 @@ class TestPlacing:
         labels = Simulation(Scenario(anomalies=5, kinds=("key_rotation",))).labels
         assert {label.kind for label in labels} == {"key_rotation"}
 
+    @pytest.mark.slow
     def test_lines_outside_the_added_labels_are_those_of_the_usual_week(self) -> None:
         def raw(held_out: bool) -> tuple[tuple[Label, ...], list[bytes]]:
             simulation = Simulation(Scenario(days=1.2, learning_hours=4, rate_scale=0.6, seed=9, held_out=held_out))
@@ -371,6 +374,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         return result.output
 
+    @pytest.mark.slow
     def test_the_option_adds_them(self, tmp_path: Path) -> None:
         labels = tmp_path / "labels.json"
         scale = ("--rate-scale", "0.6", "--days", "1.2", "--learning-hours", "4")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.alerts import Alert, AlertState, Family, Severity
 from helios_reporter.incidents import JOIN_US, MAX_AGE_US, Incident, Incidents, IncidentState
@@ -204,7 +205,7 @@ def test_it_goes_on_with_what_was_stored() -> None:
     assert taken(second, alert("web", 9, RESOLVED, family=Family.LATENCY)).state is IncidentState.RESOLVED
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcd"), st.sampled_from(list(Family)), st.floats(0, 30), st.booleans()), max_size=25

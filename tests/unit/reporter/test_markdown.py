@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_reporter.evidence import EvidencePack
 from helios_reporter.markdown import escape, render
@@ -176,7 +177,7 @@ def test_a_parser_sees_text_and_no_markup(preset: str) -> None:
         assert cells[2] == cells[3] == cells[7] == shown(text).strip(" ")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(st.sampled_from("ab_*`[]()!<>|\\~&#; \n\t-+.1:/w\u202e\u200b"), max_size=40))
 def test_any_text_is_one_cell_and_reads_as_it_is(text: str) -> None:
     lines = render(*document(text)).split("\n")

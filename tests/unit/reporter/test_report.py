@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity, alert_row
 from helios_core.batches import BatchId, Slice
@@ -369,7 +370,7 @@ def alerts(draw: st.DrawFn) -> Alert:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.lists(alerts(), min_size=1, max_size=5),
     st.dictionaries(SERVICES, st.tuples(MESSAGES, st.booleans(), st.integers(0, 3), st.integers(0, 6)), max_size=4),
