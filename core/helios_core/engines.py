@@ -1,4 +1,4 @@
-"""The embedded engines of one data directory: the log, the store, and the lock of the one who uses them."""
+"""The engines of one process: the bus and the store, and the lock of the data directory that they are in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from helios_core.bus.base import Bus
 from helios_core.bus.embedded import EmbeddedBus
+from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.datadir import DataDir
+from helios_core.errors import BusError, MissingExtra
 from helios_core.store.sqlite import SqliteStore
 
 
@@ -16,20 +19,25 @@ from helios_core.store.sqlite import SqliteStore
 class Engines:
     """Where records and what is kept of them are."""
 
-    bus: EmbeddedBus
+    bus: Bus
     store: SqliteStore
 
 
 @asynccontextmanager
-async def opened(data_dir: Path) -> AsyncIterator[Engines]:
+async def opened(data_dir: Path, kafka: KafkaSettings | None = None) -> AsyncIterator[Engines]:
     """The engines of a data directory, closed when the context ends.
 
+    Args:
+        kafka: the bus, instead of the embedded log in the directory.
+
     Raises:
-        DataDirError: it cannot be written, or belongs to a running instance.
+        DataDirError: the directory cannot be written, or belongs to a running instance.
+        MissingExtra: Kafka is asked for, and its client is not installed.
+        BusError: the topics are not as they must be.
     """
     lock = DataDir(data_dir)
     try:
-        bus = EmbeddedBus(data_dir / "bus.db")
+        bus = EmbeddedBus(data_dir / "bus.db") if kafka is None else await _kafka(kafka)
         try:
             store = SqliteStore(data_dir / "store.db")
             try:
@@ -40,3 +48,15 @@ async def opened(data_dir: Path) -> AsyncIterator[Engines]:
             await bus.close()
     finally:
         lock.close()
+
+
+async def _kafka(settings: KafkaSettings) -> Bus:
+    try:
+        from helios_core.bus.kafka.bus import KafkaBus
+        from helios_core.bus.kafka.topics import check
+    except ImportError as error:
+        raise MissingExtra("aiokafka", "kafka") from error
+    faults = [f"{state.name}: {state.faults[0]}" for state in await check(settings) if state.faults]
+    if faults:
+        raise BusError(f"the topics are not as they must be: {'; '.join(faults)}")
+    return KafkaBus(settings)

@@ -9,6 +9,8 @@ from typing import Final
 import structlog
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+# Libraries that log each attempt of what they retry by themselves; what fails for good is raised, and said here.
+_TALKATIVE: Final = ("aiokafka",)
 
 
 def configure(level: str = "warning", *, as_json: bool = False) -> None:
@@ -29,3 +31,5 @@ def configure(level: str = "warning", *, as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)

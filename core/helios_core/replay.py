@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from helios_core import flow
 from helios_core.clock import EventClock
-from helios_core.embedded import Engines, opened
+from helios_core.engines import Engines, opened
 from helios_core.service import REPLAY_LATENESS_US, Context, Progress
 
 _SERVICES: Final = ("agent", "collector", "detector", "reporter")

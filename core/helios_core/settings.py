@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import ConfigError
 from helios_core.keys import Keys, Scope
 
@@ -26,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data_dir: holds the embedded log and the store.
         grpc: `host:port` of the gRPC server; port 0 takes a free one.
         http: `host:port` of the HTTP server.
+        kafka: the bus, where one machine is not enough; without it the embedded log is.
         retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
         api_keys: who may do what; none leaves a listener on loopback open.
     """
@@ -34,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc: str = "127.0.0.1:4317"
     http: str = "127.0.0.1:8080"
     api_keys: tuple[ApiKey, ...] = ()
+    kafka: KafkaSettings | None = None
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3_650)] = 30
 
     @property

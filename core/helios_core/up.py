@@ -13,7 +13,7 @@ import structlog
 
 from helios_core import flow
 from helios_core.clock import US_PER_S, SystemClock
-from helios_core.embedded import opened
+from helios_core.engines import opened
 from helios_core.http import serving
 from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
@@ -65,7 +65,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
     """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
     keys = settings.keys()  # what is not safe is said before anything is opened
     routes = Routes()
-    async with opened(settings.folder) as engines:
+    async with opened(settings.folder, settings.kafka) as engines:
         context = Context(
             data_dir=settings.folder,
             clock=SystemClock(),

@@ -12,7 +12,7 @@ import msgspec
 
 from helios_core import log
 from helios_core.clock import SystemClock, rfc3339
-from helios_core.embedded import opened
+from helios_core.engines import opened
 from helios_core.errors import DataDirError, HeliosError
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_detector.registry import Registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -10,15 +11,24 @@ import pytest
 
 from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Commit, Partition, Received, Record, Topic
 from helios_core.bus.embedded import EmbeddedBus
+from helios_core.bus.kafka import topics
+from helios_core.bus.kafka.bus import KafkaBus
+from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.bus.memory import MemoryBus
 from helios_core.errors import BusError, BusRejected, BusUnavailable
 
 Reopen = Callable[[], Awaitable[Bus]]
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.engines)])
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bus]:
-    made: Bus = MemoryBus() if request.param == "memory" else EmbeddedBus(tmp_path / "bus.db")
+    made: Bus
+    if request.param == "kafka":
+        settings = KafkaSettings(request.getfixturevalue("kafka"), prefix=f"{uuid.uuid4()}.")
+        await topics.apply(settings, topics.Plan(partitions=3))
+        made = KafkaBus(settings)
+    else:
+        made = MemoryBus() if request.param == "memory" else EmbeddedBus(tmp_path / "bus.db")
     yield made
     await made.close()
 
@@ -53,7 +63,7 @@ async def test_what_is_published_is_read_in_the_order_of_its_key(bus: Bus) -> No
 async def test_topics_are_read_side_by_side_in_the_order_of_time(bus: Bus) -> None:
     for i in range(20):
         await bus.publish([record("k", str(i), Topic.EVENTS if i % 3 else Topic.WINDOWS)])
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.003)  # Kafka tells milliseconds
     found = await read_all(bus, "g", [Topic.WINDOWS, Topic.EVENTS], 20)
     assert [int(received.value) for received in found] == list(range(20))
 

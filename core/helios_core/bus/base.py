@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from helios_core.errors import BusRejected
 
 MAX_RECORD_BYTES: Final = 1024 * 1024  # value and headers; twice the largest slice
-MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_METADATA_BYTES: Final = 3_000  # in base64 below the 4,096 that Kafka keeps with an offset by default
 
 
 class Topic(StrEnum):
@@ -64,7 +64,7 @@ class Commit:
 
     Attributes:
         next_offset: the first offset that is not yet done.
-        metadata: what the group wants to find again with it, at most 64 KiB.
+        metadata: what the group wants to find again with it, at most MAX_METADATA_BYTES.
     """
 
     next_offset: int

@@ -9,6 +9,7 @@ import click
 from helios_core import log
 from helios_core.cli.learn import learn_command
 from helios_core.cli.replay import replay_command
+from helios_core.cli.topics import topics_command
 from helios_core.cli.up import up_command
 
 
@@ -51,4 +52,5 @@ def cli(log_level: str, log_json: bool) -> None:
 
 cli.add_command(learn_command)
 cli.add_command(replay_command)
+cli.add_command(topics_command)
 cli.add_command(up_command)

@@ -1,0 +1,147 @@
+"""Publishing on Kafka: one idempotent producer, that is made when it is first needed and anew when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from helios_core.bus.base import MAX_RECORD_BYTES, Record, Topic, check
+from helios_core.bus.kafka.consumer import KafkaConsumer
+from helios_core.bus.kafka.errors import translated
+from helios_core.bus.kafka.settings import KafkaSettings
+from helios_core.errors import BusUnavailable
+
+_LINGER_MS: Final = 5  # what arrives within it for one partition shares a request
+_BATCH_BYTES: Final = 256 * 1024
+PUBLISH_S: Final = 10.0  # after so long the publisher is told to try again
+_log = structlog.get_logger(__name__)
+
+
+class KafkaBus:
+    """See `base.Bus`. Topics must be there: see `topics`.
+
+    A record is durable when all replicas that are in sync have it (`acks=all`). The producer retries by
+    itself and numbers what it sends, so that a retry is not appended twice.
+
+    Args:
+        publish_s: within this long a publish is durable, or refused as BusUnavailable.
+    """
+
+    def __init__(self, settings: KafkaSettings, *, publish_s: float = PUBLISH_S) -> None:
+        self._settings = settings
+        self._publish_s = publish_s
+        self._starting = asyncio.Lock()
+        self._producer: AIOKafkaProducer | None = None
+        self._consumers: list[KafkaConsumer] = []
+        self._publishing = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    def topic(self, topic: Topic) -> str:
+        """The name of a topic on the cluster."""
+        return self._settings.prefix + topic.value
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        check(records)
+        if not records:
+            return
+        if self._closed:
+            raise BusUnavailable("the bus is closed")
+        self._publishing += 1
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(self._publish_s):
+                await self._publish(records)
+        except TimeoutError as error:
+            raise BusUnavailable(
+                f"Kafka has not taken {len(records)} records within {self._publish_s:g} s; "
+                "see whether the brokers of kafka.bootstrap are up"
+            ) from error
+        finally:
+            self._publishing -= 1
+            if not self._publishing:
+                self._idle.set()
+
+    async def subscribe(self, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> KafkaConsumer:
+        consumer = KafkaConsumer(self._settings, group, topics)
+        await consumer.start(at_end=at_end)
+        self._consumers = [*(other for other in self._consumers if not other.closed), consumer]
+        return consumer
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._idle.wait()
+        await self._give_up(self._producer)
+        while self._consumers:
+            await self._consumers.pop().close()
+
+    async def _publish(self, records: Sequence[Record]) -> None:
+        producer = await self._started()
+        sent: list[asyncio.Future[Any]] = []
+        try:
+            for record in records:
+                # Waits while the batch of its partition is full: so memory is bounded by partitions.
+                future = await producer.send(
+                    self.topic(record.topic),
+                    record.value,
+                    key=record.key.encode("utf-8", "surrogatepass"),
+                    headers=[(name, text.encode()) for name, text in record.headers.items()],
+                )
+                future.add_done_callback(_seen)
+                sent.append(future)
+            for future in sent:
+                await asyncio.shield(future)
+        except KafkaError as error:
+            # Its numbering may be broken for good. Another begins anew; readers mind no repeats.
+            await self._give_up(producer)
+            raise translated(error, "Kafka does not take records") from error
+
+    async def _started(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._settings.connection(),
+                    enable_idempotence=True,
+                    acks="all",
+                    compression_type=None if self._settings.compression == "none" else self._settings.compression,
+                    linger_ms=_LINGER_MS,
+                    max_batch_size=_BATCH_BYTES,
+                    max_request_size=2 * MAX_RECORD_BYTES,
+                    request_timeout_ms=round(self._publish_s * 1_000),
+                )
+                try:
+                    await producer.start()
+                except KafkaError as error:
+                    await _stopped(producer)
+                    raise translated(error, "Kafka cannot be reached") from error
+                except BaseException:
+                    await _stopped(producer)
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def _give_up(self, producer: AIOKafkaProducer | None) -> None:
+        """Lets go of a producer; the next publish makes another."""
+        if producer is not None and producer is self._producer:
+            self._producer = None
+            await _stopped(producer)
+
+
+async def _stopped(producer: AIOKafkaProducer) -> None:
+    """Stops it, whatever state it is in: what it had not sent was refused to its publisher."""
+    with suppress(KafkaError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await producer.stop()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """An error that nobody waits for any more is no news."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,5 @@
+"""The engines that the adapters are run against."""
+
+from __future__ import annotations
+
+from tests.engines.fixtures import kafka as kafka
