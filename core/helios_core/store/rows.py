@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,7 @@ from helios_core.model import Event, Level, MetricSample
 from helios_core.sketches.distinct import DistinctCount
 from helios_core.sketches.latency import LatencyHistogram
 from helios_core.store.base import EventsWrite, Row
+from helios_core.store.ledger import Ledger
 from helios_core.windows import WindowDelta
 
 _SIGN: Final = 1 << 63
@@ -112,6 +113,18 @@ def event_row(event: Event, idem_key: bytes) -> dict[str, Any]:
         "idem_key": idem_key,
         "content_hash": _hash(wire.event_to_bytes(event)),
     }
+
+
+def ledger_rows(ledgers: Mapping[tuple[bytes, bytes, int], Ledger]) -> Iterator[dict[str, Any]]:
+    """One row for each ledger of (agent, incarnation, partition)."""
+    for (agent, incarnation, partition), ledger in ledgers.items():
+        yield {"agent_id": agent, "incarnation": incarnation, "partition": partition, "state": ledger.to_bytes()}
+
+
+def position_rows(positions: Mapping[tuple[str, int], int]) -> Iterator[dict[str, Any]]:
+    """One row for each (topic, partition)."""
+    for (topic, partition), next_offset in positions.items():
+        yield {"topic": topic, "partition": partition, "next_offset": next_offset}
 
 
 def sample_key(id_: BatchId, service: str, index: int) -> bytes:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import helios_sql
 from helios_core.errors import StoreMismatch, StoreUnavailable
-from helios_core.model import Event, EventRecord
 from helios_core.store import rows
+from helios_core.store.applying import Applying
 from helios_core.store.base import EventsWrite, Outcome, Row, SliceWrite, Statement
-from helios_core.store.ledger import Ledger, Verdict
-from helios_core.windows import WindowDelta, deltas_of
 
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 _ENGINE: Final = "sqlite"
 
 
@@ -39,10 +38,7 @@ class SqliteStore:
             raise
 
     async def apply(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
-        def run(connection: sqlite3.Connection) -> list[Outcome]:
-            return _Applying(connection).run(writes)
-
-        return await self._transaction(run)
+        return await self._transaction(lambda connection: _apply(connection, writes))
 
     async def transact(self, statements: Sequence[Statement]) -> None:
         def run(connection: sqlite3.Connection) -> None:
@@ -89,98 +85,36 @@ class SqliteStore:
             raise StoreUnavailable(f"the store cannot be used: {error}; is the disk full?") from error
 
 
-class _Applying:
-    """One transaction of `apply`."""
+def _apply(connection: sqlite3.Connection, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+    """Loads what decides, decides, and writes, in the transaction of the caller."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._ledgers: dict[tuple[bytes, bytes, int], Ledger] = {}
-        self._positions: dict[tuple[str, int], int] = {}
-        self._deltas: list[WindowDelta] = []
-        self._events: list[dict[str, Any]] = []
-        self._fresh: dict[tuple[int, bytes], bytes] = {}
-        self._metrics: list[dict[str, Any]] = []
-
-    def run(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
-        verdicts = [self._slice(write) if isinstance(write, SliceWrite) else self._record(write) for write in writes]
-        self._many("insert_window", map(rows.window_row, self._deltas))
-        templates = list(rows.template_rows(self._deltas))
-        self._many("insert_window_template", templates)
-        self._many("upsert_template", templates)
-        self._many("insert_event", self._events)
-        self._many("insert_metric", self._metrics)
-        self._many(
-            "upsert_ledger",
-            (
-                {
-                    "agent_id": agent,
-                    "incarnation": incarnation,
-                    "partition": partition,
-                    "state": ledger.to_bytes(),
-                }
-                for (agent, incarnation, partition), ledger in self._ledgers.items()
-            ),
-        )
-        self._many(
-            "upsert_position",
-            (
-                {"topic": topic, "partition": partition, "next_offset": next_offset}
-                for (topic, partition), next_offset in self._positions.items()
-            ),
-        )
-        return verdicts
-
-    def _slice(self, write: SliceWrite) -> Outcome:
-        key = (write.id.agent_id, write.id.incarnation.to_bytes(8, "big"), write.partition)
-        ledger = self._ledgers.get(key)
-        if ledger is None:
-            state = self._one("ledger_state", agent_id=key[0], incarnation=key[1], partition=key[2])
-            ledger = self._ledgers[key] = Ledger.from_bytes(state) if state is not None else Ledger()
-        service = write.slice.service
-        verdict = ledger.apply(write.id.sequence, service, write.content_hash)
-        if verdict is Verdict.APPLIED:
-            self._deltas += write.slice.deltas
-            self._metrics += map(rows.metric_row, write.slice.metrics)
-            self._events += (
-                rows.event_row(event, rows.sample_key(write.id, service, index))
-                for index, event in enumerate(write.slice.samples)
-            )
-        return Outcome(verdict)
-
-    def _record(self, write: EventsWrite) -> Outcome:
-        key = (str(write.partition.topic), write.partition.number)
-        if key not in self._positions:
-            self._positions[key] = self._one("position", topic=key[0], partition=key[1]) or 0
-        if write.offset < self._positions[key]:
-            return Outcome(Verdict.DUPLICATE)
-        self._positions[key] = write.offset + 1
-        fresh: list[Event] = []
-        duplicates = conflicts = 0
-        for index, event in enumerate(write.record.events):
-            row = rows.event_row(event, rows.event_key(write, index))
-            known = self._known_hash(row) if event.id else None
-            if known is None:
-                self._events.append(row)
-                self._fresh[row["time_us"], row["idem_key"]] = row["content_hash"]
-                fresh.append(event)
-            elif known == row["content_hash"]:
-                duplicates += 1
-            else:
-                conflicts += 1
-        self._deltas += deltas_of(EventRecord(write.record.service, write.record.received_us, fresh))
-        return Outcome(Verdict.APPLIED, duplicates, conflicts)
-
-    def _known_hash(self, row: dict[str, Any]) -> bytes | None:
-        """The content stored under the same id, in this transaction or before it."""
-        fresh = self._fresh.get((row["time_us"], row["idem_key"]))
-        return fresh or self._one("event_hash", time_us=row["time_us"], idem_key=row["idem_key"])
-
-    def _one(self, name: str, **parameters: Any) -> Any:
-        row = self._connection.execute(helios_sql.query(_ENGINE, name), parameters).fetchone()
+    def one(name: str, **parameters: Any) -> Any:
+        row = connection.execute(helios_sql.query(_ENGINE, name), parameters).fetchone()
         return row[0] if row is not None else None
 
-    def _many(self, name: str, parameters: Any) -> None:
-        self._connection.executemany(helios_sql.query(_ENGINE, name), parameters)
+    def many(name: str, parameters: Iterable[Mapping[str, Any]]) -> None:
+        connection.executemany(helios_sql.query(_ENGINE, name), parameters)
+
+    applying = Applying(writes)
+    ledgers = {
+        key: one("ledger_state", agent_id=key[0], incarnation=key[1], partition=key[2]) for key in applying.ledger_keys
+    }
+    positions = {place: one("position", topic=place[0], partition=place[1]) for place in applying.places}
+    hashes = {id_: one("event_hash", time_us=id_[0], idem_key=id_[1]) for id_ in applying.event_ids}
+    outcomes = applying.run(_known(ledgers), _known(positions), _known(hashes))
+    many("insert_window", map(rows.window_row, applying.deltas))
+    templates = list(rows.template_rows(applying.deltas))
+    many("insert_window_template", templates)
+    many("upsert_template", templates)
+    many("insert_event", applying.events)
+    many("insert_metric", applying.metrics)
+    many("upsert_ledger", rows.ledger_rows(applying.ledgers))
+    many("upsert_position", rows.position_rows(applying.positions))
+    return outcomes
+
+
+def _known(found: Mapping[_K, Any]) -> dict[_K, Any]:
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _open(path: Path | str) -> sqlite3.Connection:

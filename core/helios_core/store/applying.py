@@ -1,0 +1,109 @@
+"""Which writes are applied, and the rows that they make: the part of `apply` that is alike in every SQL store.
+
+A store loads what it has of `ledger_keys`, `places` and `event_ids`, in the transaction that then
+writes what `run` has left in the other attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helios_core.model import Event, EventRecord
+from helios_core.store import rows
+from helios_core.store.base import EventsWrite, Outcome, SliceWrite
+from helios_core.store.ledger import Ledger, Verdict
+from helios_core.windows import WindowDelta, deltas_of
+
+LedgerKey = tuple[bytes, bytes, int]  # agent id, incarnation (8 bytes, big-endian), partition
+Place = tuple[str, int]  # topic, partition
+EventId = tuple[int, bytes]  # time in µs, idem_key
+
+
+class Applying:
+    """One call of `apply`.
+
+    Attributes:
+        ledger_keys: the ledgers that decide about slices.
+        places: the partitions of raw events, whose positions decide about records.
+        event_ids: of the raw events that carry an id of their sender.
+        deltas, events, metrics: what is to be inserted.
+        ledgers, positions: what is to be saved.
+    """
+
+    def __init__(self, writes: Sequence[SliceWrite | EventsWrite]) -> None:
+        self._writes = writes
+        self.ledger_keys = sorted({_ledger_key(write) for write in writes if isinstance(write, SliceWrite)})
+        self.places = sorted({_place(write) for write in writes if isinstance(write, EventsWrite)})
+        self.event_ids: list[EventId] = [
+            (event.time_us, rows.event_key(write, index))
+            for write in writes
+            if isinstance(write, EventsWrite)
+            for index, event in enumerate(write.record.events)
+            if event.id
+        ]
+        self.deltas: list[WindowDelta] = []
+        self.events: list[dict[str, Any]] = []
+        self.metrics: list[dict[str, Any]] = []
+        self.ledgers: dict[LedgerKey, Ledger] = {}
+        self.positions: dict[Place, int] = {}
+        self._hashes: dict[EventId, bytes] = {}
+
+    def run(
+        self, ledgers: Mapping[LedgerKey, bytes], positions: Mapping[Place, int], hashes: Mapping[EventId, bytes]
+    ) -> list[Outcome]:
+        """Decides about all writes, in their order.
+
+        Args:
+            ledgers: the saved states, of those keys that have any.
+            positions: the next offsets, of those places that have any.
+            hashes: the content hashes of those events that are stored.
+        """
+        for key in self.ledger_keys:
+            state = ledgers.get(key)
+            self.ledgers[key] = Ledger() if state is None else Ledger.from_bytes(state)
+        self.positions = {place: positions.get(place, 0) for place in self.places}
+        self._hashes = dict(hashes)
+        return [self._slice(write) if isinstance(write, SliceWrite) else self._record(write) for write in self._writes]
+
+    def _slice(self, write: SliceWrite) -> Outcome:
+        service = write.slice.service
+        verdict = self.ledgers[_ledger_key(write)].apply(write.id.sequence, service, write.content_hash)
+        if verdict is Verdict.APPLIED:
+            self.deltas += write.slice.deltas
+            self.metrics += map(rows.metric_row, write.slice.metrics)
+            self.events += (
+                rows.event_row(event, rows.sample_key(write.id, service, index))
+                for index, event in enumerate(write.slice.samples)
+            )
+        return Outcome(verdict)
+
+    def _record(self, write: EventsWrite) -> Outcome:
+        place = _place(write)
+        if write.offset < self.positions[place]:
+            return Outcome(Verdict.DUPLICATE)
+        self.positions[place] = write.offset + 1
+        fresh: list[Event] = []
+        duplicates = conflicts = 0
+        for index, event in enumerate(write.record.events):
+            row = rows.event_row(event, rows.event_key(write, index))
+            id_ = (event.time_us, row["idem_key"])
+            known = self._hashes.get(id_) if event.id else None
+            if known is None:
+                self.events.append(row)
+                self._hashes[id_] = row["content_hash"]
+                fresh.append(event)
+            elif known == row["content_hash"]:
+                duplicates += 1
+            else:
+                conflicts += 1
+        self.deltas += deltas_of(EventRecord(write.record.service, write.record.received_us, fresh))
+        return Outcome(Verdict.APPLIED, duplicates, conflicts)
+
+
+def _ledger_key(write: SliceWrite) -> LedgerKey:
+    return (write.id.agent_id, write.id.incarnation.to_bytes(8, "big"), write.partition)
+
+
+def _place(write: EventsWrite) -> Place:
+    return (str(write.partition.topic), write.partition.number)
