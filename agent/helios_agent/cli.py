@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-import grpc
 import msgspec
 
+from helios_agent import connection
 from helios_agent.live import run as run_live
 from helios_agent.parsers.base import Block, ParserContext, lines_of
 from helios_agent.parsers.detect import by_name
@@ -22,10 +22,12 @@ from helios_agent.reader import FileReader
 from helios_agent.replay import service_of
 from helios_agent.settings import DEFAULT_FILE, EXAMPLE, FileSettings, Settings, StdinSettings, load
 from helios_agent.sources import MetricsSource
+from helios_agent.sources.checks import checked
 from helios_agent.status import Status, is_running, read_status
 from helios_core import log
 from helios_core.clock import US_PER_S, SystemClock, rfc3339
 from helios_core.errors import ConfigError, HeliosError, InputError
+from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE
 
 _CONFIG = click.option(
     "--config", "path", type=click.Path(path_type=Path), help=f"The configuration.  [default: {DEFAULT_FILE}]"
@@ -33,6 +35,7 @@ _CONFIG = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 _REACH_S = 5
 _ASKED_AFTER_S = 1.0
+_NAMES_SHOWN = 5
 
 
 class _Tried(msgspec.Struct, kw_only=True):
@@ -127,17 +130,13 @@ def validate(path: Path | None) -> None:
         try:
             metrics.health_check()
         except Exception as error:  # noqa: BLE001 -- the edge to code of others: said
-            faults.append(f"source of type {name}: {error}")
+            faults.append(f"source of type {name}: {_words(error)}")
     state = Path(settings.agent.state_dir)
     parent = next((folder for folder in (state, *state.absolute().parents) if folder.exists()), Path("/"))
-    if not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         faults.append(f"agent.state_dir: {state} cannot be written")
-    endpoint = settings.helios.parsed()
-    try:
-        with grpc.insecure_channel(endpoint.target) as channel:
-            grpc.channel_ready_future(channel).result(timeout=_REACH_S)
-    except grpc.FutureTimeoutError:
-        faults.append(f"helios.endpoint: nothing answers at {endpoint} within {_REACH_S} s")
+    if fault := asyncio.run(connection.fault(settings.helios, settings.secret, _REACH_S)):
+        faults.append(fault)
     for fault in faults:
         click.echo(f"✗ {fault}")
     if faults:
@@ -225,7 +224,13 @@ def status(path: Path | None, as_json: bool) -> None:
     )
     for word, reasons in (("dropped", found.dropped), ("mended", found.mended)):
         if reasons:
-            click.echo(f"  {word}: " + ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items())))
+            click.echo(f"  {word}: {_counted(reasons)}")
+    if found.overflowed:
+        names = [*map(repr, found.overflowed[:_NAMES_SHOWN]), *["…"] * (len(found.overflowed) > _NAMES_SHOWN)]
+        click.echo(
+            f"  counted under {OVERFLOW_SERVICE}: {', '.join(names)}; these services are beyond the first "
+            f"{MAX_SERVICES_PER_CLIENT:,}, or their names are too long or cannot be printed"
+        )
     click.echo(
         f"  {found.acknowledged_batches:,} batches acknowledged; {found.spool_batches:,} in the spool "
         f"({found.spool_bytes / 1e6:.1f} MB){', which is full: reading pauses' if found.paused else ''}"
@@ -235,6 +240,8 @@ def status(path: Path | None, as_json: bool) -> None:
         click.echo(f"  {metrics.type}: {metrics.samples:,} samples of {metrics.collections:,} collections{failed}")
         if metrics.error:
             click.echo(f"    the last time: {metrics.error}")
+    if found.metrics_dropped:
+        click.echo(f"  samples dropped: {_counted(found.metrics_dropped)}")
     for file in found.files:
         click.echo(f"  {file.path}: read to {file.offset:,}, {file.backlog_bytes:,} bytes behind")
 
@@ -266,7 +273,7 @@ def _file_faults(source: FileSettings) -> list[str]:
     if not matched:
         faults.append(f"no file matches {', '.join(source.paths)} now: set sources[].config.paths, or start its writer")
     faults += [
-        f"{pattern} is a directory: name the files in it, for example {pattern}/*.log"
+        f"{pattern} is a directory: name the files in it, for example {pattern.rstrip('/')}/*.log"
         for pattern in source.paths
         if Path(pattern).is_dir()
     ]
@@ -312,11 +319,20 @@ def _collected(name: str, source: MetricsSource) -> _Collected:
         source.initialize()
         time.sleep(_ASKED_AFTER_S)
         result = source.collect()
+        good, faults = checked(result, now_us=SystemClock().now_us(), host="")
         source.close()
     except Exception as error:  # noqa: BLE001 -- the edge to code of others: said
-        return _Collected(type=name, errors=[str(error) or type(error).__name__])
-    samples = [(sample.name, sample.value, sample.labels) for sample in result.samples]
-    return _Collected(type=name, samples=samples, errors=list(result.errors))
+        return _Collected(type=name, errors=[_words(error)])
+    samples = [(sample.name, sample.value, sample.labels) for sample in good]
+    return _Collected(type=name, samples=samples, errors=[*map(str, result.errors), *faults])
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
 
 
 def _fail(message: str) -> NoReturn:

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import msgspec
 import structlog
 
-from helios.endpoint import Endpoint
+from helios_agent import connection
 from helios_agent.cut import Cutter
 from helios_agent.parsers.base import Parser
 from helios_agent.pipeline import Pipeline
 from helios_agent.polling import Poller
+from helios_agent.reader import Chunk
 from helios_agent.reduction import Reduction
 from helios_agent.replay import service_of
 from helios_agent.settings import FileSettings, Settings, StdinSettings
@@ -38,8 +38,8 @@ from helios_agent.tail import Tail, TrackedFile
 from helios_agent.tracking import Checkpoint
 from helios_core.batches import SourceRange
 from helios_core.clock import US_PER_S, Clock, SystemClock, rfc3339
-from helios_core.errors import ConfigError
 from helios_core.model import agent_service
+from helios_core.windows import DEFAULT_DURATION_MS
 
 _LOOK_EVERY_S: Final = 0.25
 _FULL_DISK_PAUSE_S: Final = 2.0
@@ -67,17 +67,15 @@ class _Reading:
 class Live:
     """Reads all sources of a configuration into a spool. Runs on a thread of its own; see `run`."""
 
-    def __init__(self, settings: Settings, spool: Spool, cutter: Cutter, clock: Clock, *, stdin: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, spool: Spool, cutter: Cutter, clock: Clock, *, window_ms: int, stdin: int = 0
+    ) -> None:
         self._spool = spool
         self._clock = clock
-        self._width_us = settings.agent.window_s * US_PER_S
+        self._width_us = window_ms * 1_000
         host = settings.agent.host or socket.gethostname()
         self.reduction = Reduction(
-            host,
-            clock,
-            earliest_us=clock.now_us() - _MAX_AGE_US,
-            latest=clock,
-            window_ms=settings.agent.window_s * 1_000,
+            host, clock, earliest_us=clock.now_us() - _MAX_AGE_US, latest=clock, window_ms=window_ms
         )
         self._pipeline = Pipeline(self.reduction, cutter)
         self.poller = Poller(
@@ -114,10 +112,7 @@ class Live:
         """Reads until it is stopped, or all there is has ended; with `once` until what is there is read."""
         discovered_s = 0.0
         ends = once or not (self.tails or len(self.poller))  # standard input alone ends by itself
-        if once:
-            self.poller.collect_once()
-        else:
-            self.poller.start()
+        self.poller.start(once=once)
         try:
             while True:
                 now_s = time.monotonic()
@@ -126,12 +121,12 @@ class Live:
                     for _, tail in self.tails:
                         tail.discover()
                 read = self._turn()
-                if self._cut_is_due():
+                if not self.paused and self._cut_is_due():
                     self._cut()
                 if read:
                     if self._stopping.is_set():
                         return
-                elif (ends and all(stdin.ended for stdin in self._stdin)) or self._stopping.wait(_LOOK_EVERY_S):
+                elif (ends and self._all_ended(once)) or self._stopping.wait(_LOOK_EVERY_S):
                     return
         finally:
             self.poller.stop()
@@ -153,8 +148,11 @@ class Live:
                     continue
         return found
 
+    def _all_ended(self, once: bool) -> bool:
+        return all(stdin.ended for stdin in self._stdin) and not (once and self.poller.is_collecting())
+
     def _turn(self) -> bool:
-        """Every source once; whether anything was read. Nothing is read while the spool is full."""
+        """Every source once; whether anything was read. Nothing is read, nor cut, while the spool is full."""
         self.paused = not self._spool.wait_for_room(0)
         if self.paused:
             return False
@@ -166,11 +164,15 @@ class Live:
                         break
                     read = True
         for stdin in self._stdin:
-            data = stdin.read()
-            if data:
-                read = True
-                stdin.parser = stdin.parser or self._parser(stdin.settings, stdin.settings.service, data, "stdin")
-                self.reduction.add(stdin.parser, data, stdin.settings.service)
+            chunk = stdin.read()
+            if chunk is None:
+                continue
+            read = True
+            self._drop(chunk)
+            if chunk.data:
+                service = stdin.settings.service
+                stdin.parser = stdin.parser or self._parser(stdin.settings, service, chunk.data, "stdin")
+                self.reduction.add(stdin.parser, chunk.data, service)
         return read
 
     def _read(self, settings: FileSettings, tail: Tail, tracked: TrackedFile) -> bool:
@@ -180,14 +182,17 @@ class Live:
         reading = self._readings.get(tracked.id)
         if reading is None:
             reading = self._readings[tracked.id] = _Reading(settings, cut_offset=chunk.from_offset)
-        if chunk.too_long_bytes:
-            self.reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
+        self._drop(chunk)
         if chunk.data:
             service = settings.service or service_of(Path(tracked.path))
             reading.parser = reading.parser or self._parser(settings, service, chunk.data, tracked.path)
             seen_us = self.reduction.add(reading.parser, chunk.data, service)
             reading.watermark_us = max(reading.watermark_us, seen_us)
         return True
+
+    def _drop(self, chunk: Chunk) -> None:
+        if chunk.too_long or chunk.too_long_bytes:
+            self.reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
 
     def _parser(self, settings: FileSettings | StdinSettings, service: str, data: bytes, source: str) -> Parser:
         return self._pipeline.parser(settings.parser, service, self._clock.now_us(), data, source)
@@ -261,12 +266,18 @@ class Live:
 
 
 async def run(
-    settings: Settings, stop: asyncio.Event, *, once: bool = False, parts: dict[str, Say] | None = None
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    once: bool = False,
+    parts: dict[str, Say] | None = None,
+    window_ms: int = DEFAULT_DURATION_MS,
 ) -> Status:
     """The agent until `stop`, or with `once` until everything that is there is acknowledged.
 
     Args:
         parts: where it says how it is, as `agent`.
+        window_ms: the duration of a window; whoever decides by them must have the same.
 
     Raises:
         DataDirError: the state directory cannot be used, or belongs to a running agent.
@@ -278,14 +289,13 @@ async def run(
         for found in spool.damaged:
             _log.warning("spool_mended", found=found)
         cutter = Cutter(state.agent_id(), settings.agent.host or socket.gethostname())
-        live = Live(settings, spool, cutter, SystemClock(), stdin=_stdin(settings))
+        live = Live(settings, spool, cutter, SystemClock(), window_ms=window_ms, stdin=_stdin(settings))
         endpoint = settings.helios.parsed()
-        key = settings.secret.reveal()
         shipper = Shipper(
             spool,
             endpoint.target,
-            metadata=(("authorization", f"Bearer {key}"),) if key else (),
-            credentials=_credentials(endpoint),
+            metadata=connection.metadata(settings.secret),
+            credentials=connection.credentials(endpoint),
         )
         if parts is not None:
             parts["agent"] = lambda: msgspec.to_builtins(_status(live, spool, shipper))
@@ -319,8 +329,10 @@ async def _flow(live: Live, spool: Spool, shipper: Shipper, folder: Path, stop: 
         live.stop()
         await reading
         read_all.set()
-        # What is not acknowledged by now stays in the spool, and is sent at the next start.
-        await asyncio.wait({shipping}, timeout=None if once else _DRAIN_S)
+        if once:
+            await asyncio.wait({shipping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        # What is not acknowledged by then stays in the spool, and is sent at the next start.
+        await asyncio.wait({shipping}, timeout=_DRAIN_S)
         if shipping.done():
             shipping.result()
     finally:
@@ -360,17 +372,3 @@ def _status(live: Live, spool: Spool, shipper: Shipper) -> Status:
         rejected_items=shipper.counts.rejected_items,
         paused=live.paused,
     )
-
-
-def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
-    """For TLS; None for a connection in the clear. ConfigError when a file cannot be read."""
-    if not endpoint.tls:
-        return None
-    try:
-        ca, key, certificate = (
-            Path(path).read_bytes() if path else None
-            for path in (endpoint.ca_file, endpoint.key_file, endpoint.cert_file)
-        )
-    except OSError as error:
-        raise ConfigError(f"helios: {error.filename} cannot be read: {error.strerror}") from error
-    return grpc.ssl_channel_credentials(ca, key, certificate)

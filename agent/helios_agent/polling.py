@@ -5,37 +5,44 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import isfinite
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from helios_agent.sources import CollectionResult, MetricSample, MetricsSource
+from helios_agent.sources.checks import checked
 from helios_agent.status import MetricsStatus
 from helios_core.clock import Clock
 
 MAX_WAITING: Final = 10_000  # samples, about 3 MB; beyond it the oldest go
-_MAX_NAME_CHARS: Final = 256
-_MAX_LABELS: Final = 32
-_MAX_LABEL_CHARS: Final = 256
 _MAX_ERROR_CHARS: Final = 500
 _SAY_AGAIN_S: Final = 600.0  # a source that goes on failing is logged this often
 _JOIN_S: Final = 2.0
+_ONCE_S: Final = 30.0  # what a source has for a single collection
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Polled:
-    """One source, and how it has done."""
+    """One source, and how it has done.
+
+    Attributes:
+        asked_s: since when it has not answered; None between two calls.
+        error: of the last call.
+        said_s: when one was logged.
+    """
 
     name: str
     source: MetricsSource
+    initialized: bool = False
     collections: int = 0
     failures: int = 0
     samples: int = 0
     error: str = ""
+    asked_s: float | None = None
     said_s: float = float("-inf")
 
 
@@ -64,7 +71,9 @@ class Poller:
         self._waiting: deque[MetricSample] = deque()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.dropped: Counter[str] = Counter()
+        self._started_s = 0.0
+        # All reasons from the start: another thread may look while one is counted.
+        self.dropped = Counter({"overflow": 0, "bad_sample": 0})
 
     def __len__(self) -> int:
         """How many sources there are."""
@@ -75,21 +84,19 @@ class Poller:
         """Samples that nobody has taken yet."""
         return len(self._waiting)
 
-    def start(self) -> None:
-        """Begins to collect."""
-        for polled in self._polled:
-            thread = threading.Thread(target=self._run, args=(polled,), name=f"metrics-{polled.name}", daemon=True)
+    def start(self, *, once: bool = False) -> None:
+        """Begins to collect; with `once` each source a single time."""
+        self._started_s = time.monotonic()
+        self._threads = [
+            self._thread(polled, self._collect_once if once else self._collect_on) for polled in self._polled
+        ]
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
-    def collect_once(self) -> None:
-        """One collection of every source, here and now, instead of `start`."""
-        for polled in self._polled:
-            try:
-                if self._initialized(polled):
-                    self._collect(polled)
-            finally:
-                polled.source.close()
+    def is_collecting(self) -> bool:
+        """Whether a source that is asked once has still to answer, and has time left for it."""
+        in_time = time.monotonic() - self._started_s < _ONCE_S
+        return in_time and any(thread.is_alive() for thread in self._threads)
 
     def take(self) -> list[MetricSample]:
         """The samples since the last take, in the order in which they came."""
@@ -112,82 +119,77 @@ class Poller:
                 collections=polled.collections,
                 failures=polled.failures,
                 samples=polled.samples,
-                error=polled.error,
+                error=self._hangs(polled) or polled.error,
             )
             for polled in self._polled
         ]
 
-    def _run(self, polled: _Polled) -> None:
-        initialized = False
-        due_s = time.monotonic()
-        try:
-            while not self._stopping.is_set():
-                if not initialized:
-                    initialized = self._initialized(polled)
-                else:
-                    self._collect(polled)
-                due_s += self._interval_s
-                late_s = time.monotonic() - due_s
-                if late_s > 0:  # what it has missed is not made up for
-                    due_s += late_s
-                self._stopping.wait(max(0.0, due_s - time.monotonic()))
-        finally:
-            polled.source.close()
+    def _thread(self, polled: _Polled, run: Callable[[_Polled], None]) -> threading.Thread:
+        return threading.Thread(target=run, args=(polled,), name=f"metrics-{polled.name}", daemon=True)
 
-    def _initialized(self, polled: _Polled) -> bool:
-        try:
+    def _collect_on(self, polled: _Polled) -> None:
+        due_s = time.monotonic()
+        while not self._stopping.is_set():
+            if polled.initialized:
+                self._collect(polled)
+            else:
+                self._initialize(polled)
+            due_s = max(due_s + self._interval_s, time.monotonic())  # what it has missed is not made up for
+            self._stopping.wait(due_s - time.monotonic())
+        self._close(polled)
+
+    def _collect_once(self, polled: _Polled) -> None:
+        self._initialize(polled)
+        if polled.initialized:
+            self._collect(polled)
+        self._close(polled)
+
+    def _initialize(self, polled: _Polled) -> None:
+        with self._asking(polled, "metrics_source_not_initialized"):
             polled.source.initialize()
-        except Exception as error:  # noqa: BLE001 -- the edge to code of others: counted, and tried again
-            self._failed(polled, "metrics_source_not_initialized", error)
-            return False
-        return True
+            polled.initialized = True
+            polled.error = ""
 
     def _collect(self, polled: _Polled) -> None:
+        with self._asking(polled, "metrics_not_collected"):
+            self._keep(polled, polled.source.collect())
+
+    def _close(self, polled: _Polled) -> None:
+        with self._asking(polled, "metrics_source_not_closed"):
+            polled.source.close()
+
+    @contextmanager
+    def _asking(self, polled: _Polled, failed: str) -> Iterator[None]:
+        """Around a call of a source: what it raises is counted, and logged now and then."""
+        polled.asked_s = time.monotonic()
         try:
-            result = polled.source.collect()
-            samples = self._stamped(result)
+            yield
         except Exception as error:  # noqa: BLE001 -- the edge to code of others: counted, and asked again
-            self._failed(polled, "metrics_not_collected", error)
-            return
+            polled.failures += 1
+            polled.error = (str(error) or type(error).__name__)[:_MAX_ERROR_CHARS]
+            now_s = time.monotonic()
+            if now_s - polled.said_s >= _SAY_AGAIN_S:
+                polled.said_s = now_s
+                _log.warning(failed, source=polled.name, error=polled.error, again_in_s=self._interval_s)
+        finally:
+            polled.asked_s = None
+
+    def _keep(self, polled: _Polled, result: CollectionResult) -> None:
+        good, faults = checked(result, now_us=self._clock.now_us(), host=self._host)
+        error = "; ".join([*map(str, result.errors), *faults])[:_MAX_ERROR_CHARS]
         polled.collections += 1
-        polled.samples += len(samples)
-        polled.error = "; ".join(map(str, result.errors))[:_MAX_ERROR_CHARS]
+        polled.samples += len(good)
+        polled.error = error
         with self._lock:
-            self._waiting.extend(samples)
-            excess = len(self._waiting) - MAX_WAITING
+            self._waiting.extend(good)
+            excess = max(0, len(self._waiting) - MAX_WAITING)
             for _ in range(excess):
                 self._waiting.popleft()
-            self.dropped["overflow"] += max(0, excess)
+            self.dropped["overflow"] += excess
+            self.dropped["bad_sample"] += len(faults)
 
-    def _failed(self, polled: _Polled, event: str, error: Exception) -> None:
-        polled.failures += 1
-        polled.error = (str(error) or type(error).__name__)[:_MAX_ERROR_CHARS]
-        now_s = time.monotonic()
-        if now_s - polled.said_s >= _SAY_AGAIN_S:
-            polled.said_s = now_s
-            _log.warning(event, source=polled.name, error=polled.error, again_in_s=self._interval_s)
-
-    def _stamped(self, result: CollectionResult) -> list[MetricSample]:
-        """The good samples, each with a time and a host."""
-        now_us = self._clock.now_us()
-        good = [
-            replace(sample, value=float(sample.value), time_us=sample.time_us or now_us, host=sample.host or self._host)
-            for sample in result.samples
-            if _is_good(sample)
-        ]
-        with self._lock:
-            self.dropped["bad_sample"] += len(result.samples) - len(good)
-        return good
-
-
-def _is_good(sample: MetricSample) -> bool:
-    """The contract takes it: a finite number, and texts that are not too long."""
-    value: object = sample.value  # what a plugin gives may be anything
-    texts: list[object] = [text for label in sample.labels.items() for text in label]
-    return (
-        isinstance(value, int | float)
-        and isfinite(value)
-        and 0 < len(sample.name) <= _MAX_NAME_CHARS
-        and len(sample.labels) <= _MAX_LABELS
-        and all(isinstance(text, str) and len(text) <= _MAX_LABEL_CHARS for text in texts)
-    )
+    def _hangs(self, polled: _Polled) -> str:
+        """Says so of a source that misses its turn."""
+        asked_s = polled.asked_s
+        waited_s = 0.0 if asked_s is None else time.monotonic() - asked_s
+        return f"it has not answered for {waited_s:.0f} s" if waited_s > min(self._interval_s, _ONCE_S) else ""

@@ -24,8 +24,8 @@ async def run(context: Context) -> Any:
         return await replay.run(context)
     source = {"paths": list(context.watch), "parser": context.parser, "service": context.service}
     settings = Settings(
-        agent=AgentSettings(state_dir=str(context.data_dir / "agent"), window_s=context.window_ms // 1_000),
+        agent=AgentSettings(state_dir=str(context.data_dir / "agent")),
         sources=(SourceSettings(type="file", config=source),),
         helios=HeliosSettings(endpoint=f"http://{await context.collector}", api_key=context.keys.own()),
     )
-    return await live.run(settings, context.drain, parts=context.parts)
+    return await live.run(settings, context.drain, parts=context.parts, window_ms=context.window_ms)

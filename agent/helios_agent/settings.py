@@ -63,8 +63,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spool_max_bytes: int = 512 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error", "DEBUG", "INFO", "WARNING", "ERROR"] = "info"
     host: str = ""
-    window_s: int = 10
-    collection_interval: Annotated[float, msgspec.Meta(gt=0)] = 60
+    collection_interval: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60
     batch_size: Annotated[int, msgspec.Meta(ge=1)] = 100
     plugins: tuple[str, ...] = ()
 
@@ -145,6 +144,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     made.append((source.type, make_source(source.type, source.config)))
                 except ConfigError as error:
                     raise ConfigError(f"sources[{number}]: {error}") from error
+                except Exception as error:  # the edge to code of others
+                    raise ConfigError(
+                        f"sources[{number}]: a source of type {source.type!r} cannot be made of its config: {error!r}"
+                    ) from error
         return made
 
 
@@ -170,8 +173,13 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     for plugin in settings.agent.plugins:
         try:
             import_module(plugin)
-        except ImportError as error:
-            raise ConfigError(f"agent.plugins: {plugin} cannot be imported: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"agent.plugins: {plugin}: {error}") from error
+        except Exception as error:  # the edge to code of others
+            why = error if isinstance(error, ImportError) else repr(error)
+            raise ConfigError(f"agent.plugins: {plugin} cannot be imported: {why}") from error
+    if taken := _LINES.keys() & set(source_types()):
+        raise ConfigError(f"agent.plugins: the type {min(taken)!r} is the agent's own: register the source by another")
     settings.opened()
     settings.metric_sources()
     return settings

@@ -16,14 +16,15 @@ import grpc
 import structlog
 from grpc import aio
 
+from helios import errors
 from helios.v1 import service_pb2, service_pb2_grpc
+from helios_agent import connection
 from helios_agent.spool import Spool
 from helios_core.batches import MAX_UNACKNOWLEDGED
 from helios_core.errors import HeliosError
 
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 15.0
-_MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _log = structlog.get_logger(__name__)
 
 
@@ -80,12 +81,19 @@ class Shipper:
             before = self.counts.acknowledged
             asked_s = 0.0
             try:
-                async with self._channel() as channel:
+                async with connection.channel(self._target, self._credentials) as channel:
                     asked_s = await self._stream(channel, drain)
             except aio.AioRpcError as error:
-                if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                    raise Denied(f"the collector at {self._target} refuses: {error.details()}") from error
-                _log.warning("collector_unreachable", target=self._target, code=error.code().name, pause_s=pause_s)
+                said = connection.meaning(error)
+                if isinstance(said, errors.Denied):
+                    raise Denied(f"the collector at {self._target} refuses: {said}") from error
+                _log.warning(
+                    "collector_unreachable",
+                    target=self._target,
+                    code=error.code().name,
+                    error=error.details(),
+                    pause_s=pause_s,
+                )
             if drain.is_set() and not len(self._spool):
                 return
             if self.counts.acknowledged > before:
@@ -94,12 +102,6 @@ class Shipper:
             jittered_s = random.uniform(pause_s / 2, pause_s)  # noqa: S311 - no secret
             await asyncio.sleep(max(asked_s, jittered_s))
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-    def _channel(self) -> aio.Channel:
-        options = [("grpc.max_send_message_length", _MAX_MESSAGE_BYTES), ("grpc.keepalive_time_ms", 30_000)]
-        if self._credentials is not None:
-            return aio.secure_channel(self._target, self._credentials, options=options)
-        return aio.insecure_channel(self._target, options=options)
 
     async def _stream(self, channel: aio.Channel, drain: asyncio.Event) -> float:
         """One stream until it ends; returns the pause in seconds that the collector asked for."""

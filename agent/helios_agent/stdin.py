@@ -5,29 +5,41 @@ from __future__ import annotations
 import os
 import select
 
+from helios_agent.lines import whole_lines
 from helios_agent.parsers.base import Parser
-from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES
+from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
 from helios_agent.settings import StdinSettings
 
 
 class Stdin:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        ended: there will be no more.
+    """
 
     def __init__(self, settings: StdinSettings, descriptor: int) -> None:
         self.settings = settings
         self.parser: Parser | None = None
         self.ended = False
         self._descriptor = descriptor
+        self._offset = 0
         self._rest = b""
+        self._skipping = False
 
-    def read(self) -> bytes:
-        """Whole lines that are there now; at the end of input also the last half line."""
-        ready, _, _ = select.select([self._descriptor], [], [], 0)
-        if not ready or self.ended:
-            return b""
-        data = os.read(self._descriptor, BLOCK_BYTES)
-        self.ended = not data
-        data = self._rest + data
-        end = len(data) if self.ended or len(data) > MAX_LINE_BYTES else data.rfind(b"\n") + 1
-        self._rest = data[end:]
-        return data[:end]
+    def read(self) -> Chunk | None:
+        """The whole lines that are there now, which may be none of what has come; None when nothing has.
+
+        At the end of input the last line may lack its line feed.
+        """
+        if self.ended or not select.select([self._descriptor], [], [], 0)[0]:
+            return None
+        block = os.read(self._descriptor, BLOCK_BYTES)
+        data, start = self._rest + block, self._offset
+        if not block:
+            self.ended = True
+            return Chunk(data, start, start + len(data), int(self._skipping))
+        lines = whole_lines(data, max_bytes=MAX_LINE_BYTES, skipping=self._skipping)
+        self._rest, self._skipping = data[lines.end :], lines.skipping
+        self._offset += lines.end
+        return Chunk(data[lines.start : lines.end], start + lines.start, self._offset, int(lines.too_long), lines.start)

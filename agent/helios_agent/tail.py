@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from helios_agent.lines import whole_lines
 from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
 from helios_agent.tracking import Checkpoint, checkpoint_of, continues
 from helios_core.clock import US_PER_S, Clock
@@ -91,6 +92,7 @@ class Tail:
         self._known = dict(checkpoints)  # those that are not open
         self._waiting: dict[tuple[int, int], int] = {}  # possible copies, and since when
         self._unreadable: set[str] = set()
+        self._directories: set[str] = set()
         self._looked = False
         self._by_key: dict[tuple[int, int], TrackedFile] = {}
         self.files: dict[str, TrackedFile] = {}
@@ -105,6 +107,8 @@ class Tail:
             except OSError:
                 continue  # gone between the glob and here
             key = (status.st_dev, status.st_ino)
+            if stat.S_ISDIR(status.st_mode):
+                self._say_directory(path)
             if not stat.S_ISREG(status.st_mode):
                 continue
             if key in self._by_key:
@@ -212,6 +216,14 @@ class Tail:
         self.forgotten.append(id_)
         _log.warning("source_truncated_without_copy", path=path, read_up_to=known.offset)
 
+    def _say_directory(self, path: str) -> None:
+        """Once, where a file should be; one that a glob happens to match is nothing to speak of."""
+        if path in self._patterns and path not in self._directories:
+            self._directories.add(path)
+            _log.warning(
+                "source_is_directory", path=path, hint=f"name the files in it, for example {path.rstrip('/')}/*.log"
+            )
+
     def _descriptor(self, path: str) -> int | None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -238,21 +250,17 @@ class Tail:
                     return None
                 break
             data += more
-        too_long_bytes = 0
-        ended = False
-        if tracked.skipping or b"\n" not in data:
-            # The beginning of a line that is too long goes at once, its end when the line feed has come.
-            first = data.find(b"\n") + 1
-            ended, too_long_bytes = bool(first), first or len(data)
-            tracked.skipping = not ended
-        end = max(data.rfind(b"\n") + 1, too_long_bytes)
-        if not end:
+        lines = whole_lines(data, max_bytes=MAX_LINE_BYTES, skipping=tracked.skipping)
+        tracked.skipping = lines.skipping
+        if not lines.end:
             return None
-        tracked.at_end = end == len(data) < BLOCK_BYTES
-        tracked.offset = start + end
+        tracked.at_end = lines.end == len(data) < BLOCK_BYTES
+        tracked.offset = start + lines.end
         tracked.changed_us = self._clock.now_us()
         tracked.checkpoint = checkpoint_of(tracked.descriptor, tracked.offset, tracked.path)
-        return Chunk(data[too_long_bytes:end], start + too_long_bytes, tracked.offset, int(ended), too_long_bytes)
+        return Chunk(
+            data[lines.start : lines.end], start + lines.start, tracked.offset, int(lines.too_long), lines.start
+        )
 
     def _let_go(self) -> None:
         """Closes files that are deleted, read and quiet; forgets the oldest of too many that are not open."""

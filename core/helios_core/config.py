@@ -43,8 +43,17 @@ def load(path: Path, kind: type[_T], environment: Mapping[str, str]) -> _T:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} cannot be read: {error}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"the configuration {path} is a directory: give the YAML file in it") from error
+    except OSError as error:
+        raise ConfigError(
+            f"the configuration {path} cannot be read: {error.strerror}; check its path and rights"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the configuration {path} is no text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}): "
+            "give a YAML file"
+        ) from error
     return parse(text, kind, environment, name=str(path))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.agent.conftest import corpus as corpus
+
 COMMAND = [sys.executable, "-c", "from helios_core.main import main; main()"]
 Helios = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -18,14 +18,21 @@ import pytest
 from tests.e2e.conftest import stored
 from tests.e2e.test_collector import Collector, running
 
-AGENT = [sys.executable, "-c", "from helios_agent.cli import cli; cli()"]
+PLAIN = [sys.executable, "-c", "from helios_agent.cli import cli; cli()"]
+# With windows of a second, which no setting gives: the detector decides those of ten.
+AGENT = [
+    sys.executable,
+    "-c",
+    "from functools import partial; from helios_agent import cli; "
+    "cli.run_live = partial(cli.run_live, window_ms=1_000); cli.cli()",
+]
 EVENTS = "SELECT coalesce(sum(events), 0) FROM windows"
 
 
 def configured(folder: Path, collector: Collector, extra: str = "") -> Path:
     path = folder / "agent.yaml"
     path.write_text(
-        f"agent: {{state_dir: '{folder}/state', window_s: 1, log_level: warning}}\n"
+        f"agent: {{state_dir: '{folder}/state', log_level: warning}}\n"
         f"sources:\n  - type: file\n    config: {{paths: ['{folder}/logs/*.log*'], service: shop}}\n{extra}"
         f"helios: {{endpoint: 'http://127.0.0.1:{collector.grpc}'}}\n"
     )

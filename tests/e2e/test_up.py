@@ -24,7 +24,7 @@ import pytest
 from prometheus_client import parser
 
 from tests.e2e.conftest import COMMAND, stored
-from tests.e2e.test_agent import AGENT, lines
+from tests.e2e.test_agent import AGENT, PLAIN, lines
 from tests.e2e.test_collector import COLLECTOR
 
 ANY = "127.0.0.1:0"
@@ -139,16 +139,16 @@ def up(folder: Path, *words: str | Path) -> Iterator[Up]:
 
 
 @contextmanager
-def agent(folder: Path, grpc: str, window_s: int = 1) -> Iterator[Path]:
+def agent(folder: Path, grpc: str, command: list[str] = AGENT) -> Iterator[Path]:
     """A `helios-agent` that ships `logs/*.log*`; yields the folder of the logs."""
     config = folder / "agent.yaml"
     config.write_text(
-        f"agent: {{state_dir: '{folder}/state', window_s: {window_s}, log_level: warning}}\n"
+        f"agent: {{state_dir: '{folder}/state', log_level: warning}}\n"
         f"sources: [{{type: file, config: {{paths: ['{folder}/logs/*.log*'], service: shop}}}}]\n"
         f"helios: {{endpoint: 'http://{grpc}'}}\n"
     )
     (folder / "logs").mkdir(exist_ok=True)
-    process = subprocess.Popen([*AGENT, "run", "--config", str(config)], env=ENVIRONMENT)
+    process = subprocess.Popen([*command, "run", "--config", str(config)], env=ENVIRONMENT)
     try:
         yield folder / "logs"
     finally:
@@ -429,7 +429,7 @@ def test_from_a_line_to_its_report(tmp_path: Path) -> None:
                 }
                 file.write(json.dumps(line) + "\n")
         began = time.monotonic()
-        with agent(tmp_path, running.grpc, window_s=10):
+        with agent(tmp_path, running.grpc, PLAIN):
             found: list[dict[str, Any]] = []
 
             def reported() -> bool:

@@ -7,7 +7,8 @@ what these count since the start of the machine is told here as a rate since the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -54,14 +55,14 @@ class SystemSource(MetricsSource):
         except ImportError as error:
             raise MissingExtra("psutil", "agent") from error
         self._psutil = psutil
-        self._last, self._last_s = self._counters(), time.monotonic()
+        self._last, self._last_s = self._counters([]), time.monotonic()
 
     def collect(self) -> CollectionResult:
         """Rates are of the time since the last collection; there are none when that was just now."""
-        counters, now_s = self._counters(), time.monotonic()
+        result = CollectionResult()
+        counters, now_s = self._counters(result.errors), time.monotonic()
         elapsed_s, before = now_s - self._last_s, self._last
         self._last, self._last_s = counters, now_s
-        result = CollectionResult()
         settings = self._settings
         if settings.collect_cpu:
             result.samples.extend(self._cpu(before, counters, elapsed_s))
@@ -76,16 +77,22 @@ class SystemSource(MetricsSource):
     def health_check(self) -> None:
         self.initialize()
 
-    def _counters(self) -> dict[str, Any]:
-        """What only ever grows, for the rates."""
+    def _counters(self, errors: list[str]) -> dict[str, Any]:
+        """What only ever grows, for the rates. A sandbox may hide some of it."""
         psutil, settings = self._module, self._settings
-        found: dict[str, Any] = {}
+        readers: dict[str, Callable[[], Any]] = {}
         if settings.collect_cpu:
-            found["cpu"] = psutil.cpu_times()
+            readers["cpu"] = psutil.cpu_times
         if settings.collect_disk:
-            found["disk"] = psutil.disk_io_counters(perdisk=True, nowrap=True) or {}
+            readers["disk"] = partial(psutil.disk_io_counters, perdisk=True, nowrap=True)
         if settings.collect_network:
-            found["network"] = psutil.net_io_counters(pernic=True, nowrap=True) or {}
+            readers["network"] = partial(psutil.net_io_counters, pernic=True, nowrap=True)
+        found = {}
+        for family, read in readers.items():
+            try:
+                found[family] = read() or {}
+            except (OSError, NotImplementedError) as error:
+                errors.append(f"{family}: {error}")
         return found
 
     @property
@@ -98,7 +105,7 @@ class SystemSource(MetricsSource):
         """Busy is what is neither idle nor waiting for a disk; guests are part of user and nice."""
         for name, value in zip(_LOADS, self._module.getloadavg(), strict=True):
             yield MetricSample(f"system.cpu.load_average.{name}", value)
-        if elapsed_s < _MIN_ELAPSED_S:
+        if elapsed_s < _MIN_ELAPSED_S or not (before.get("cpu") and now.get("cpu")):
             return
         spent = {
             mode: max(0.0, getattr(now["cpu"], mode) - getattr(before["cpu"], mode))
@@ -151,7 +158,7 @@ def _rates(before: Mapping[str, Any], now: Mapping[str, Any], elapsed_s: float) 
     """Bytes, operations and packets a second of each device that was there before, and was ever used."""
     for family, name, label, fields in _RATES:
         for device, counters in now.get(family, {}).items():
-            known = before[family].get(device)
+            known = before.get(family, {}).get(device)
             if known is None or not any(counters) or device.startswith(_NO_HARDWARE):
                 continue
             for direction, field in fields.items():

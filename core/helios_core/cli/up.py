@@ -45,14 +45,21 @@ def up_command(
         settings = config.override(settings, {name: value for name, value in given.items() if value is not None})
         names = (*_SERVICES, "agent") if watch else _SERVICES
         for pattern in watch:
-            found = len(glob(pattern, recursive=True))
-            click.echo(f"follows   {pattern}: {found or 'no'} {'file' if found == 1 else 'files'} now")
+            click.echo(f"follows   {_matched(pattern)}")
         asyncio.run(up(settings, names, watch=watch, ready=_say))
     except HeliosError as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("ended at once; what was not done is done at the next start", code=130)
     click.echo("stopped; everything that was taken is stored")
+
+
+def _matched(pattern: str) -> str:
+    """What a pattern of --watch means now."""
+    if Path(pattern).is_dir():
+        return f"nothing: {pattern} is a directory: name the files in it, for example {pattern.rstrip('/')}/*.log"
+    found = sum(Path(name).is_file() for name in glob(pattern, recursive=True))
+    return f"{pattern}: {found or 'no'} {'file' if found == 1 else 'files'} now"
 
 
 def _say(listening: Listening) -> None:
