@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
-from helios_collector.ingest import ServiceNames, event_records
+from helios_collector.ingest import ServiceNames, client_of, event_records
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
@@ -41,15 +41,23 @@ class HttpIngest:
         clock: stamps what comes without a time.
         keys: who may do what.
         telemetry: what it counts.
+        names: of services; shared with whatever else takes raw events.
     """
 
-    def __init__(self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        keys: Keys,
+        telemetry: Telemetry | None = None,
+        names: ServiceNames | None = None,
+    ) -> None:
         self._bus = bus
         self._clock = clock
         self._keys = keys
         self._telemetry = telemetry or Telemetry()
         self._reader = Reader()
-        self._names = ServiceNames()
+        self._names = names or ServiceNames()
         self._stopping = asyncio.Event()
         self._publishing = 0
         self._published = asyncio.Event()
@@ -95,7 +103,7 @@ class HttpIngest:
             if method != "POST":
                 return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
             refused = self._refused(headers, Scope.INGEST)
-            return refused or await self._events(headers, receive)
+            return refused or await self._events(headers, receive, (scope.get("client") or ("",))[0])
         return 404, {"error": f"there is no {path}; events go to POST {EVENTS_PATHS[0]}"}, []
 
     def _refused(self, headers: dict[str, str], scope: Scope) -> _Answer | None:
@@ -106,12 +114,13 @@ class HttpIngest:
         status = 403 if fault.known else 401
         return status, {"error": fault.message}, [] if fault.known else [(b"www-authenticate", b"Bearer")]
 
-    async def _events(self, headers: dict[str, str], receive: Receive) -> _Answer:
+    async def _events(self, headers: dict[str, str], receive: Receive, peer: str) -> _Answer:
         body = await _body(headers, receive, self._stopping)
         if self._stopping.is_set():
             return _STOPPING
         data = plain(body, headers.get("content-encoding", "").strip().lower())
         key = headers.get("idempotency-key", "")
+        client = client_of(self._keys, headers.get("authorization", ""), headers.get("x-api-key", ""), peer)
         now_us = self._clock.now_us()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         errors: list[dict[str, Any]] = []
@@ -126,7 +135,7 @@ class HttpIngest:
                 errors.append({"index": index, "reason": str(error)})
                 records.append(dead_letter("event", str(error), raw))
                 continue
-            name = self._names.under(event.service)
+            name = self._names.under(event.service, client)
             if name != event.service:
                 warnings.append({"index": index, "reason": f"too many services: {event.service} counts as {name}"})
                 event = replace(event, service=name)

@@ -5,7 +5,9 @@ And how raw events stand in records, for whatever takes them.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
+from urllib.parse import unquote
 
 import structlog
 
@@ -14,22 +16,35 @@ from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.batches import BatchId
 from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
+from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusUnavailable, WireError
-from helios_core.model import OVERFLOW_SERVICE, EventRecord
+from helios_core.keys import Keys, hash_of
+from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE, EventRecord
 from helios_core.records import dead_letter, events_record, slice_record
 
 _RETRY_AFTER_MS: Final = 1_000
 _MAX_HOST_CHARS: Final = 255
 MAX_SERVICES: Final = 10_000
+_MAX_NAMES_LISTED: Final = 100
 _log = structlog.get_logger(__name__)
 
 
 class Ingest:
-    """Takes batches for any servicer. Nothing is kept here: what is accepted is on the bus."""
+    """Takes batches for any servicer. Nothing is kept here: what is accepted is on the bus.
 
-    def __init__(self, bus: Bus, telemetry: Telemetry | None = None) -> None:
+    A slice keeps its name, however many services there are: the name is part of its identity, and after
+    a restart the same batch would meet other names that are known. Who reads it bounds what it follows.
+
+    Args:
+        bus: where slices are safe before they are acknowledged.
+        telemetry: what it counts.
+        clock: what the clocks of agents are held against.
+    """
+
+    def __init__(self, bus: Bus, telemetry: Telemetry | None = None, clock: Clock | None = None) -> None:
         self._bus = bus
         self._telemetry = telemetry or Telemetry()
+        self._clock = clock or SystemClock()
 
     async def take_batch(self, request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
         """ACCEPTED when all its slices are safe on the bus, in one publish.
@@ -71,6 +86,8 @@ class Ingest:
             response.rejected.add(reason=str(error), whole=True)
             _log.error("batch_dead_lettered", reason=str(error))
             return [dead_letter("batch", str(error), request.SerializeToString())]
+        if batch.cut_us and not any(part.history for part in batch.slices):
+            self._telemetry.skew.saw(id_.agent_id, batch.host[:_MAX_HOST_CHARS], batch.cut_us, self._clock.now_us())
         services: set[str] = set()
         records = []
         for index, part in enumerate(batch.slices):
@@ -93,19 +110,63 @@ def _slice(id_: BatchId, part: batch_pb2.Slice, host: str, services: set[str]) -
 
 
 class ServiceNames:
-    """The services whose raw events are told apart; those beyond the bound are counted as one."""
+    """The services whose raw events are told apart; those beyond the bounds are counted as one.
 
-    def __init__(self, limit: int = MAX_SERVICES) -> None:
+    To a client counts what it was the first to bring: so no client takes the room of the others, and no
+    more clients need remembering than there are services.
+
+    Args:
+        limit: of all services.
+        client_limit: of those that one client brings.
+
+    Attributes:
+        overflowed: the beginnings of the first names that were counted under OVERFLOW_SERVICE.
+    """
+
+    def __init__(self, limit: int = MAX_SERVICES, client_limit: int = MAX_SERVICES_PER_CLIENT) -> None:
         self._limit = limit
-        self._known: set[str] = set()
+        self._client_limit = client_limit
+        self._known: set[str] = {OVERFLOW_SERVICE}
+        self._brought: Counter[str] = Counter()
+        self.overflowed: list[str] = []
 
-    def under(self, service: str) -> str:
-        """The name under which it is counted."""
-        if service not in self._known:
-            if len(self._known) >= self._limit:
-                return OVERFLOW_SERVICE
+    def under(self, service: str, client: str = "") -> str:
+        """The name under which it is counted.
+
+        Args:
+            client: who brings it, see `client_of`.
+        """
+        if service in self._known:
+            return service
+        if len(self._known) <= self._limit and self._brought[client] < self._client_limit:
             self._known.add(service)
-        return service
+            self._brought[client] += 1
+            return service
+        shown = service[:80]
+        if len(self.overflowed) < _MAX_NAMES_LISTED and shown not in self.overflowed:
+            if not self.overflowed:
+                _log.warning("services_overflowed", service=shown, client=client, counted_as=OVERFLOW_SERVICE)
+            self.overflowed.append(shown)
+        return OVERFLOW_SERVICE
+
+
+def client_of(keys: Keys, authorization: str, api_key: str, peer: str) -> str:
+    """Who sends, for what is counted by client: the hash of its key, and its address where no keys are asked for.
+
+    Args:
+        authorization, api_key: as in `Keys.fault`, which has found no fault.
+        peer: its address without the port.
+    """
+    if keys.are_open:
+        return peer
+    kind, _, token = authorization.partition(" ")
+    return hash_of(token.strip() if kind.lower() == "bearer" else api_key)
+
+
+def peer_address(peer: str) -> str:
+    """The address in what gRPC calls a peer, `ipv4:10.0.0.1:4711` or `ipv6:%5B::1%5D:4711`, without the port."""
+    kind, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
 
 
 def event_records(record: EventRecord) -> list[Record]:

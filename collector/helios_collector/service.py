@@ -8,6 +8,7 @@ from typing import Any, Final
 import structlog
 
 from helios_collector.http import EVENTS_PATHS, HttpIngest
+from helios_collector.ingest import ServiceNames
 from helios_collector.servicer import serve
 from helios_collector.telemetry import Telemetry
 from helios_collector.writer import StoreWriter
@@ -27,14 +28,15 @@ async def run(context: Context) -> None:
     Raises:
         ConfigError: the address cannot be used.
     """
-    telemetry = Telemetry(context.metrics)
-    ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry)
+    telemetry = Telemetry(context.metrics, is_live=not context.files)
+    names = ServiceNames()
+    ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry, names)
     if context.routes is not None:
         for path in (*EVENTS_PATHS, "/health", "/metrics"):
             context.routes.mount(path, ingest)
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
-        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry)
+        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry, names)
     except OSError as error:
         raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drained = asyncio.Event()
@@ -42,7 +44,13 @@ async def run(context: Context) -> None:
     draining = asyncio.create_task(context.drain.wait())
 
     def say() -> dict[str, Any]:
-        return {"grpc_port": server.port, "open": context.keys.are_open, **telemetry.status()}
+        return {
+            "grpc_port": server.port,
+            "open": context.keys.are_open,
+            **telemetry.status(),
+            "overflowed": list(names.overflowed),
+            "clock_skew_s": telemetry.skew.worst(),
+        }
 
     context.parts["collector"] = say
     try:

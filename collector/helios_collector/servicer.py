@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
-from helios_collector.ingest import Ingest, ServiceNames, event_records
+from helios_collector.ingest import Ingest, ServiceNames, client_of, event_records, peer_address
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Bus
@@ -37,13 +37,15 @@ _log = structlog.get_logger(__name__)
 class HeliosServicer(service_pb2_grpc.HeliosServicer):
     """See helios/v1/service.proto."""
 
-    def __init__(self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry) -> None:
+    def __init__(
+        self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry, names: ServiceNames | None = None
+    ) -> None:
         self._bus = bus
         self._clock = clock
         self._keys = keys
         self._telemetry = telemetry
-        self._ingest = Ingest(bus, telemetry)
-        self._names = ServiceNames()
+        self._ingest = Ingest(bus, telemetry, clock)
+        self._names = names or ServiceNames()
         self.stopping = asyncio.Event()
 
     async def Stream(
@@ -57,6 +59,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
                 await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if not coming.done():  # what was sent and is not answered is sent again
                     coming.cancel()
+                    await asyncio.gather(coming, return_exceptions=True)  # however gRPC ends it
                     return
                 request = coming.result()
                 if request is None:
@@ -78,7 +81,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     async def SendEvents(
         self, request: service_pb2.SendEventsRequest, context: _Context
     ) -> service_pb2.SendEventsResponse:
-        await self._admit(context)
+        client = await self._admit(context)
         await self._refuse_when_stopping(context)
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
@@ -91,7 +94,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
                 response.rejected.add(index=index, reason=str(error))
                 records.append(dead_letter("event", str(error), message.SerializeToString()))
                 continue
-            name = self._names.under(event.service)
+            name = self._names.under(event.service, client)
             by_service[name].append(event if name == event.service else replace(event, service=name))
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
@@ -108,15 +111,15 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         if self.stopping.is_set():
             await _unavailable(context, "the collector is stopping")
 
-    async def _admit(self, context: _Context) -> None:
-        """Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
+    async def _admit(self, context: _Context) -> str:
+        """Who calls. Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
         metadata = dict(context.invocation_metadata() or ())
-        fault = self._keys.fault(
-            str(metadata.get("authorization", "")), str(metadata.get("x-api-key", "")), Scope.INGEST
-        )
+        sent = str(metadata.get("authorization", "")), str(metadata.get("x-api-key", ""))
+        fault = self._keys.fault(*sent, Scope.INGEST)
         if fault is not None:
             code = grpc.StatusCode.PERMISSION_DENIED if fault.known else grpc.StatusCode.UNAUTHENTICATED
             await context.abort(code, fault.message)
+        return client_of(self._keys, *sent, peer_address(context.peer()))
 
 
 async def _unavailable(context: _Context, message: str) -> None:
@@ -140,7 +143,14 @@ class Server:
         await self._server.stop(grace_s)
 
 
-async def serve(bus: Bus, clock: Clock, address: str, keys: Keys, telemetry: Telemetry | None = None) -> Server:
+async def serve(
+    bus: Bus,
+    clock: Clock,
+    address: str,
+    keys: Keys,
+    telemetry: Telemetry | None = None,
+    names: ServiceNames | None = None,
+) -> Server:
     """A running server.
 
     Raises:
@@ -148,13 +158,13 @@ async def serve(bus: Bus, clock: Clock, address: str, keys: Keys, telemetry: Tel
     """
     _probe(address)
     server = aio.server(options=[("grpc.max_receive_message_length", 4 * 1024 * 1024), ("grpc.so_reuseport", 0)])
-    servicer = HeliosServicer(bus, clock, keys, telemetry or Telemetry())
+    servicer = HeliosServicer(bus, clock, keys, telemetry or Telemetry(), names)
     service_pb2_grpc.add_HeliosServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
-    names = ("helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    served = ("helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(served, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:  # what grpcio raises when it cannot bind

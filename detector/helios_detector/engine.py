@@ -39,7 +39,6 @@ _NEW_FOR_US: Final = 600_000_000  # a template is new this long
 _MAX_TEMPLATES: Final = 10_000  # remembered for a service
 _MAX_NEW_A_DAY: Final = 20  # new error templates beyond which a service's new ones say nothing
 _MAX_FROZEN_US: Final = 7_200_000_000  # after so long an alert is the new normal
-MAX_SERVICES: Final = 10_000
 _LATEST_US: Final = 20_000_000  # in which an outage shows
 _GIVE_UP_US: Final = 1_800_000_000  # of silence, after which windows without data are passed over
 # The least spread that is believed, by measure.
@@ -72,12 +71,12 @@ class _Service:
 
     horizon: ServiceHorizon
     first_us: int
+    history: History
     measures: dict[str, Measure] = field(default_factory=lambda: {n: Measure(f) for n, f in _MEASURES.items()})
     decider: Decider = field(default_factory=Decider)
     templates: dict[int, int] = field(default_factory=dict)  # id -> when it was first seen
     fresh: dict[int, NewTemplate] = field(default_factory=dict)
     fresh_days: deque[int] = field(default_factory=deque)
-    history: History = field(default_factory=lambda: History(len(CONTEXT_1.names), _MAX_HISTORY))
     bands: dict[str, Band] = field(default_factory=dict)
     bands_minute: int = -1
     watermark_us: int = 0
@@ -121,20 +120,26 @@ class Engine:
             NewPattern(),
         )
         self.decided = 0
-        self.ignored_events = 0  # of services beyond MAX_SERVICES
+        self.late_events = 0  # that came after their horizons had been decided
         self.trainings: int | None = None  # that may still be done now; a service that is due waits for its turn
 
-    def observe(self, service: str, deltas: Iterable[WindowDelta]) -> None:
-        """Takes deltas of a service, in any order; of a service too many only their events are counted."""
+    def observe(self, service: str, deltas: Iterable[WindowDelta]) -> int:
+        """Takes deltas of a service, in any order; returns how many of their events were late.
+
+        How many services there are is bounded by who names them: see `Watermarks.under`.
+        """
         state = self._services.get(service)
+        late = 0
         for delta in deltas:
-            if state is None and len(self._services) >= MAX_SERVICES:
-                self.ignored_events += delta.events
-                continue
             if state is None:
-                state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us)
+                history = History(len(self._feature_set.features), _MAX_HISTORY)
+                state = self._services[service] = _Service(ServiceHorizon(self._window_us), delta.start_us, history)
             if state.horizon.add(delta):
                 state.first_us = min(state.first_us, delta.start_us)
+            else:
+                late += delta.events
+        self.late_events += late
+        return late
 
     def advance(self, service: str, watermark_us: int, *, history: bool = False, watched: bool = True) -> list[Alert]:
         """Decides the service's horizons that its watermark has passed.
@@ -181,11 +186,6 @@ class Engine:
     def learning_until(self) -> dict[str, int]:
         """For each service the event time at which it has history enough."""
         return {name: state.first_us + LEARNING_US for name, state in self._services.items()}
-
-    @property
-    def late_events(self) -> int:
-        """Events that came after their horizons had been decided."""
-        return sum(state.horizon.late for state in list(self._services.values()))
 
     def _learned(self, state: _Service) -> bool:
         return (state.horizon.end_us or 0) - state.first_us >= LEARNING_US

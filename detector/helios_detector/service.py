@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,8 +15,9 @@ from helios_core import wire
 from helios_core.alerts import Alert, AlertState
 from helios_core.batches import BatchId
 from helios_core.bus.base import Commit, Partition, Received, Record, Topic, in_order_of_time
-from helios_core.clock import US_PER_S
+from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import WireError
+from helios_core.model import OVERFLOW_SERVICE
 from helios_core.records import slice_of
 from helios_core.retry import until_available
 from helios_core.service import Context
@@ -26,13 +28,15 @@ from helios_detector.engine import Engine
 from helios_detector.evaluation import evaluate, read_labels
 from helios_detector.models import KeptModels
 from helios_detector.telemetry import Telemetry
-from helios_detector.watermarks import Watermarks
+from helios_detector.watermarks import LOST_AFTER_US, Watermarks
 
 GROUP: Final = "detectors"
 MODELS: Final = "models"  # the folder of the registry in the data directory
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
 _TICK_US: Final = US_PER_S
+_STEP_BACK_US: Final = 5 * US_PER_S  # less is how far partitions are apart
+_STEP_FORWARD_US: Final = LOST_AFTER_US  # between two polls, which are half a second apart
 _MAX_LEDGERS: Final = 20_000
 _log = structlog.get_logger(__name__)
 
@@ -71,9 +75,10 @@ class DetectorService:
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._labels = read_labels(context.labels) if context.labels is not None else None
         self._published: dict[Partition, int] = {}
-        self._started_us = context.clock.now_us()
+        self._since_us = context.clock.now_us()  # it has listened, by a clock that was not set since
         self._ticked_us = 0
-        self._last_us = 0  # of the records that were taken
+        self._last_us = 0  # of the record that was taken last
+        self._is_live = False  # all that had come was taken
         self._is_news = True  # what is taken was not taken before a restart
         self._resumed = False
         self._behind = 0
@@ -86,7 +91,7 @@ class DetectorService:
         return {
             "decided": self.engine.decided,
             "late_events": self.engine.late_events,
-            "ignored_events": self.engine.ignored_events,
+            "overflowed": list(self._watermarks.overflowed),
             "behind": self._behind,
             "learning": self.engine.learning(),
             "models": self.engine.models(),
@@ -98,6 +103,7 @@ class DetectorService:
         It begins with the oldest record that the bus keeps, so that baselines and models are what they
         were before a restart; alerts of records that were committed then are not published again.
         """
+        await asyncio.to_thread(self._models.open)
         consumer = await until_available(partial(self._context.bus.subscribe, GROUP, (Topic.WINDOWS, Topic.EVENTS)))
         committed = await until_available(consumer.committed)
         self._published = {partition: commit.next_offset for partition, commit in committed.items()}
@@ -123,6 +129,7 @@ class DetectorService:
 
     async def rebuild(self) -> None:
         """Learns all that the bus keeps; publishes and commits nothing."""
+        await asyncio.to_thread(self._models.open)
         consumer = await self._context.bus.subscribe("training", (Topic.WINDOWS, Topic.EVENTS), at_end=True)
         await consumer.rewind()
         while received := await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0):
@@ -143,18 +150,35 @@ class DetectorService:
         if not self._context.files:  # live, a training is a second or two in which nothing is decided
             self.engine.trainings = 1
         with self._telemetry.latency.time():
-            by_partition: dict[Partition, list[Received]] = {}
-            for record in received:
-                by_partition.setdefault(record.partition, []).append(record)
-            for record in in_order_of_time(by_partition.values(), len(received)):
+            for record in self._in_order(received):
                 self._is_news = record.offset >= self._published.get(record.partition, 0)
+                if self._is_set_back(record.time_us):
+                    self._step_back(record.time_us)
                 decided = self._tick(record.time_us) + self._one(record)
                 if self._is_news:
                     alerts += decided
-                self._last_us = max(self._last_us, record.time_us)
+                self._last_us = record.time_us
             self._is_news = True
-            alerts += self._tick(until_us)
+            if until_us:
+                now_us = self._context.clock.now_us()
+                if now_us < self._ticked_us - _STEP_BACK_US:
+                    self._step_back(now_us)
+                alerts += self._tick(min(until_us, now_us))
+            self._is_live = until_us > 0
         return alerts
+
+    def _in_order(self, received: Sequence[Received]) -> Iterator[Received]:
+        """By the bus's clock; where it was set back, all that came before it comes first."""
+        runs: defaultdict[int, defaultdict[Partition, list[Received]]] = defaultdict(lambda: defaultdict(list))
+        reached: dict[Partition, tuple[int, int]] = {}  # the run, and its latest time
+        for record in received:
+            run, latest_us = reached.get(record.partition, (0, self._ticked_us))
+            if record.time_us < latest_us - _STEP_BACK_US:
+                run, latest_us = run + 1, 0
+            reached[record.partition] = run, max(latest_us, record.time_us)
+            runs[run][record.partition].append(record)
+        for run in sorted(runs):
+            yield from in_order_of_time(runs[run].values(), len(received))
 
     def _one(self, record: Received) -> list[Alert]:
         """What is decided when a record has been taken."""
@@ -168,7 +192,10 @@ class DetectorService:
             self.outcome.span_us[service] = (min(first, delta.start_us), max(last, delta.end_us))
             if self._is_news:
                 self._telemetry.events.inc(delta.events)
-        self.engine.observe(service, deltas)
+                self._telemetry.overflow.inc(delta.events if service == OVERFLOW_SERVICE else 0)
+        late = self.engine.observe(service, deltas)
+        if self._is_news:
+            self._telemetry.late.inc(late)
         return back + self._decided(service, now_us)
 
     def _decided(self, service: str, now_us: int) -> list[Alert]:
@@ -190,24 +217,26 @@ class DetectorService:
         """(service, deltas, receiver's clock, alerts of an agent that is back); no deltas when it came before."""
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
-            self._watermarks.received(events.service, events.received_us)
-            return events.service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us, []
+            service = self._watermarks.under(events.service)
+            self._watermarks.received(service, events.received_us)
+            return service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us, []
         id_, content, part = slice_of(record)
+        service = self._watermarks.under(part.service, id_.agent_id)
         if not self._is_new(id_, record.partition.number, part.service, content):
-            return part.service, [], record.time_us, []
+            return service, [], record.time_us, []
         if part.history:
-            self._watermarks.read_history(part.service, part.watermark_us)
-            return part.service, part.deltas, record.time_us, []
+            self._watermarks.read_history(service, part.watermark_us)
+            return service, part.deltas, record.time_us, []
         host = record.headers.get("host", "")
         agent = self._watermarks.heard(
-            part.service, id_.agent_id, host, part.watermark_us, record.time_us, closing=part.closing
+            service, id_.agent_id, host, part.watermark_us, record.time_us, closing=part.closing
         )
         if agent is None:
-            return part.service, part.deltas, record.time_us, []
+            return service, part.deltas, record.time_us, []
         back = [agents.found(agent, agent.lost_us, record.time_us)]
         agent.lost_us = 0
         self._note(back)
-        return part.service, part.deltas, record.time_us, back
+        return service, part.deltas, record.time_us, back
 
     def _is_new(self, id_: BatchId, partition: int, service: str, content: bytes) -> bool:
         """It was not taken before. Of the runs of agents that were heard of longest ago nothing is remembered."""
@@ -225,12 +254,14 @@ class DetectorService:
         alerts: list[Alert] = []
         if not self._ticked_us:
             self._ticked_us = until_us // _TICK_US * _TICK_US
-        if until_us >= self._started_us and not self._resumed:
+        if until_us >= self._since_us and not self._resumed:
             self._resume()
+        if self._is_live and until_us - self._ticked_us > _STEP_FORWARD_US:
+            self._step_forward(until_us)
         while self._ticked_us + _TICK_US <= until_us:
             before_us, self._ticked_us = self._ticked_us, self._ticked_us + _TICK_US
             now_us = self._ticked_us
-            gone = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._started_us)]
+            gone = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._since_us)]
             gone += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
             self._note(gone)
             alerts += gone
@@ -241,10 +272,37 @@ class DetectorService:
     def _resume(self) -> None:
         """The first look at the clock since the start: what was down before it has heard nobody."""
         self._resumed = True
-        if self._last_us and self._started_us - self._last_us >= (self._context.idle_after_us or 0):
-            for service in self._watermarks.resume(self._started_us):
-                self.engine.skip_to(service, self._started_us)
-            self._ticked_us = self._started_us // _TICK_US * _TICK_US
+        if self._last_us and self._since_us - self._last_us >= (self._context.idle_after_us or 0):
+            self._listen(self._since_us, self._watermarks.resume(self._since_us))
+
+    def _is_set_back(self, record_us: int) -> bool:
+        """The bus's clock was, before it took a record; one that was long under way says nothing of the clock."""
+        limit_us = self._ticked_us - _STEP_BACK_US
+        return record_us < limit_us and (not self._is_live or self._context.clock.now_us() < limit_us)
+
+    def _step_back(self, now_us: int) -> None:
+        """Time goes on from the new one. What was decided stands: nothing is decided of its windows again."""
+        _log.warning(
+            "clock_stepped_back",
+            seconds=round((self._ticked_us - now_us) / US_PER_S),
+            now=rfc3339(now_us),
+            late_until=rfc3339(self._ticked_us),  # what is read up to there counts as late
+        )
+        self._watermarks.step_to(now_us)
+        self._listen(now_us)
+
+    def _step_forward(self, now_us: int) -> None:
+        """The clock was set, or the machine slept: in between nobody has listened."""
+        seconds = round((now_us - self._ticked_us) / US_PER_S)
+        _log.warning("clock_stepped_forward", seconds=seconds, now=rfc3339(now_us))
+        self._listen(now_us, self._watermarks.step_to(now_us))
+
+    def _listen(self, since_us: int, unknown: Sequence[str] = ()) -> None:
+        """Begins to listen at that time; of the services given nothing is known until then."""
+        for service in unknown:
+            self.engine.skip_to(service, since_us)
+        self._since_us = since_us
+        self._ticked_us = since_us // _TICK_US * _TICK_US
 
     async def _publish(self, alerts: list[Alert]) -> None:
         records = [Record(Topic.ANOMALY_ALERTS, alert.service, alert.to_bytes()) for alert in alerts]

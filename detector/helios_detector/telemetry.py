@@ -12,6 +12,14 @@ class Telemetry:
         self.events = Counter(
             "helios_detection_events_processed", "Events in the windows that were taken.", registry=registry
         )
+        self.late = Counter(
+            "helios_late_events", "Events that came after their horizons had been decided.", registry=registry
+        )
+        self.overflow = Counter(
+            "helios_overflow_events",
+            "Events of services beyond the bound, detected on under _overflow.",
+            registry=registry,
+        )
         self.anomalies = Counter(
             "helios_anomalies_detected", "Alerts that fired.", ["family", "severity"], registry=registry
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE
+
 _S: Final = 1_000_000
 LOST_AFTER_US: Final = 60 * _S  # six heartbeats
 FORGOTTEN_AFTER_US: Final = 86_400 * _S  # an agent that is away so long was taken away
@@ -13,6 +15,7 @@ _REFRESHED_US: Final = 15 * _S  # a service that its agents still tell of is tol
 QUIET_AFTER_US: Final = 3_600 * _S  # raw events that do not come for so long are not waited for
 MAX_AGENTS: Final = 10_000
 MAX_SERVICES: Final = 10_000
+_MAX_NAMES_LISTED: Final = 100
 
 
 class Reached(NamedTuple):
@@ -68,11 +71,14 @@ class Watermarks:
     """Follows the sources of all services.
 
     All times of hearing are the receiver's. A source that is silent for `idle_after_us` does not hold
-    its services back; sources without an agent follow the receiver's clock. Agents and services beyond
-    their bounds are not followed: such a service has no watermark, such an agent moves none.
+    its services back; sources without an agent follow the receiver's clock. Services beyond their bound
+    are followed as one, see `under`; an agent too many moves no watermark.
 
     Args:
         idle_after_us: None where no source can go away: then none is idle, and no agent lost.
+
+    Attributes:
+        overflowed: the beginnings of the first names that are followed under OVERFLOW_SERVICE.
     """
 
     def __init__(self, idle_after_us: int | None) -> None:
@@ -80,6 +86,26 @@ class Watermarks:
         self._services: dict[str, _Service] = {}
         self._agents: dict[bytes, Agent] = {}
         self._resumed_us = 0
+        self._stepped_us = 0
+        self.overflowed: list[str] = []
+
+    def under(self, service: str, agent: bytes | None = None) -> str:
+        """The name under which a service is followed: its own, or OVERFLOW_SERVICE for one too many.
+
+        Here, where slices are read, and not where they are taken in: a slice keeps its name on the bus
+        and in the store, for it is part of its identity, and a batch that is sent again after a restart
+        must not come under another. Whether a slice was taken before is asked under its own name.
+        """
+        known = self._agents.get(agent) if agent is not None else None
+        if service in self._services and (known is None or service in known.services):
+            return service
+        is_many = known is not None and len(known.services) >= MAX_SERVICES_PER_CLIENT
+        if not is_many and (service in self._services or len(self._services) < MAX_SERVICES):
+            return service
+        shown = service[:80]
+        if shown != OVERFLOW_SERVICE and len(self.overflowed) < _MAX_NAMES_LISTED and shown not in self.overflowed:
+            self.overflowed.append(shown)
+        return OVERFLOW_SERVICE
 
     def heard(
         self, service: str, agent: bytes, host: str, watermark_us: int, now_us: int, *, closing: bool = False
@@ -108,7 +134,7 @@ class Watermarks:
         known.watermark_us = max(known.watermark_us, watermark_us)
         was_lost = None
         if self._idle_after_us is not None:
-            if now_us - known.heard_us >= LOST_AFTER_US:  # also when nobody was there to notice it
+            if self._away_us(known, now_us) >= LOST_AFTER_US:  # also when nobody was there to notice it
                 known.lost_us = known.lost_us or known.heard_us
             was_lost = known if known.lost_us else None
         known.heard_us = now_us
@@ -183,6 +209,27 @@ class Watermarks:
         self._resumed_us = now_us
         return [name for name, state in self._services.items() if state.received_us and not state.agents]
 
+    def step_to(self, now_us: int) -> list[str]:
+        """The receiver's clock was set, forward or back: no agent is silent or away for that.
+
+        What was heard later than it is now was heard now, or the agent would be alive until then.
+
+        Returns:
+            as `resume`.
+        """
+        self._stepped_us = now_us
+        for agent in self._agents.values():
+            agent.heard_us = min(agent.heard_us, now_us)
+        for state in self._services.values():
+            state.received_us = min(state.received_us, now_us)
+            for source in state.agents.values():
+                source.heard_us = min(source.heard_us, now_us)
+        return self.resume(now_us)
+
+    def _away_us(self, agent: Agent, now_us: int) -> int:
+        """How long it was not heard of, whether anybody listened or not; that the clock was set is no absence."""
+        return now_us - (agent.heard_us if agent.lost_us else max(agent.heard_us, self._stepped_us))
+
     def _silent_us(self, agent: Agent, now_us: int) -> int:
         """How long it was not heard of while somebody listened."""
         return now_us - max(agent.heard_us, self._resumed_us)
@@ -209,7 +256,7 @@ class Watermarks:
         """Agents that were not heard of for a day: they are not known any more."""
         if self._idle_after_us is None:
             return []
-        gone = [agent for agent in self._agents.values() if now_us - agent.heard_us >= FORGOTTEN_AFTER_US]
+        gone = [agent for agent in self._agents.values() if self._away_us(agent, now_us) >= FORGOTTEN_AFTER_US]
         for agent in gone:
             agent.lost_us = agent.lost_us or agent.heard_us
             self._forget(agent)
@@ -218,7 +265,7 @@ class Watermarks:
     def _service(self, name: str) -> _Service | None:
         """None for one too many."""
         state = self._services.get(name)
-        if state is None and len(self._services) < MAX_SERVICES:
+        if state is None and (len(self._services) < MAX_SERVICES or name == OVERFLOW_SERVICE):
             state = self._services[name] = _Service()
         return state
 
