@@ -46,7 +46,7 @@ engines: $(ENGINES) ## the engines that tests run against, as far as they are no
 	mvn --quiet --batch-mode -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.engines/kafka
 	@touch $@
 
-test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka, which it starts itself
+test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka and PostgreSQL, which it starts itself
 	$(BIN)/python -m pytest -m engines
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos

@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 
 import structlog
 
-from helios_collector.retention import prune
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
@@ -87,7 +86,9 @@ class StoreWriter:
         now_us = self._clock.now_us()
         if self._retention_us is not None and now_us - self._pruned_us >= _PRUNE_EVERY_US:
             self._pruned_us = now_us
-            await until_available(partial(prune, self._store, now_us - self._retention_us))
+            before_us = now_us - self._retention_us
+            await until_available(partial(self._store.prune, before_us))
+            _log.info("store_pruned", before_us=before_us)
 
     async def _write(self, received: list[Received]) -> None:
         writes: list[tuple[Received, SliceWrite | EventsWrite]] = []

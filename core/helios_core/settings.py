@@ -11,6 +11,7 @@ import msgspec
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import ConfigError
 from helios_core.keys import Keys, Scope
+from helios_core.store.postgres.settings import PostgresSettings
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         grpc: `host:port` of the gRPC server; port 0 takes a free one.
         http: `host:port` of the HTTP server.
         kafka: the bus, where one machine is not enough; without it the embedded log is.
+        postgres: the store, where several processes use it; without it SQLite is.
         retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
         api_keys: who may do what; none leaves a listener on loopback open.
     """
@@ -37,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http: str = "127.0.0.1:8080"
     api_keys: tuple[ApiKey, ...] = ()
     kafka: KafkaSettings | None = None
+    postgres: PostgresSettings | None = None
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3_650)] = 30
 
     @property

@@ -65,7 +65,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
     """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
     keys = settings.keys()  # what is not safe is said before anything is opened
     routes = Routes()
-    async with opened(settings.folder, settings.kafka) as engines:
+    async with opened(settings.folder, settings.kafka, settings.postgres) as engines:
         context = Context(
             data_dir=settings.folder,
             clock=SystemClock(),

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-ENGINES: Final = ("sqlite",)
+ENGINES: Final = ("postgres", "sqlite")
 
 
 @cache

@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 from tests.engines.fixtures import kafka as kafka
+from tests.engines.fixtures import postgres as postgres

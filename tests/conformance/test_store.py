@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.engines.fixtures import fresh_database
 
 import helios_sql
 from helios_core.batches import MAX_UNACKNOWLEDGED, BatchId, Slice
@@ -16,6 +17,9 @@ from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.model import Event, EventRecord, Level, MetricSample
 from helios_core.store.base import EventsWrite, Outcome, SliceWrite, Statement, Store
 from helios_core.store.ledger import Verdict
+from helios_core.store.postgres.migrate import migrate
+from helios_core.store.postgres.settings import PostgresSettings
+from helios_core.store.postgres.store import PostgresStore
 from helios_core.store.rows import delta_of_row, unsigned64
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta, deltas_of, merge_all
@@ -24,11 +28,26 @@ AGENT = b"0123456789abcdef"
 EVENTS = Partition(Topic.EVENTS, 0)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+REAL = pytest.mark.engines
+
+
+@pytest.fixture(
+    params=["memory", "sqlite", pytest.param("postgres", marks=REAL), pytest.param("timescale", marks=REAL)]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "store.db")
-    yield made
-    await made.close()
+    made: Store
+    if request.param in ("memory", "sqlite"):
+        made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "store.db")
+        yield made
+        await made.close()
+        return
+    server = request.getfixturevalue("postgres")
+    async with fresh_database(server, timescale=request.param == "timescale") as dsn:
+        settings = PostgresSettings(dsn)
+        await migrate(settings)
+        made = await PostgresStore.open(settings)
+        yield made
+        await made.close()
 
 
 def delta(start_s: int, events: int, service: str = "cart") -> WindowDelta:
@@ -160,7 +179,7 @@ async def test_statements_are_all_or_nothing(store: Store) -> None:
         "document": "{}",
         "markdown": "",
     }
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(ValueError, match="document"):
         await store.transact([Statement("upsert_report", good), Statement("upsert_report", {**good, "document": None})])
     assert await store.query("report", incident_id="i") == []
     await store.transact([Statement("upsert_report", good)])

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 import click
 
 from helios_core import log
+from helios_core.cli.db import db_command
 from helios_core.cli.learn import learn_command
 from helios_core.cli.replay import replay_command
 from helios_core.cli.topics import topics_command
@@ -50,6 +51,7 @@ def cli(log_level: str, log_json: bool) -> None:
     log.configure(log_level, as_json=log_json)
 
 
+cli.add_command(db_command)
 cli.add_command(learn_command)
 cli.add_command(replay_command)
 cli.add_command(topics_command)

@@ -68,6 +68,7 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable: nothing was applied.
+            ValueError: a value that can never be stored; nothing was applied.
         """
         ...
 
@@ -76,6 +77,7 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable: nothing was changed.
+            ValueError: a value that can never be stored; nothing was changed.
         """
         ...
 
@@ -84,6 +86,14 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable: it cannot be asked now.
+        """
+        ...
+
+    async def prune(self, before_us: int) -> None:
+        """Drops what was measured before that time; an adapter may keep the rest of its day.
+
+        Raises:
+            StoreUnavailable: not all of it is gone; the next call goes on.
         """
         ...
 

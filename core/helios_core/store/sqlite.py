@@ -18,6 +18,8 @@ from helios_core.store.base import EventsWrite, Outcome, Row, SliceWrite, Statem
 _T = TypeVar("_T")
 _K = TypeVar("_K")
 _ENGINE: Final = "sqlite"
+_PRUNED: Final = ("windows", "window_templates", "events", "metrics", "anomalies")
+_PRUNE_STEP_US: Final = 60_000_000
 
 
 class SqliteStore:
@@ -55,6 +57,16 @@ class SqliteStore:
 
         return await self._on_thread(run)
 
+    async def prune(self, before_us: int) -> None:
+        """A minute of it in each transaction: other work goes on in between."""
+        while True:
+            (row,) = await self.query("oldest_time")
+            if row["time_us"] is None or row["time_us"] >= before_us:
+                break
+            until_us = min(row["time_us"] + _PRUNE_STEP_US, before_us)
+            await self.transact([Statement(f"prune_{table}", {"before_us": until_us}) for table in _PRUNED])
+        await self.transact([Statement("prune_templates", {"before_us": before_us})])
+
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -81,6 +93,8 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._executor, run, self._connection)
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"the store cannot keep it: {error}") from error
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"the store cannot be used: {error}; is the disk full?") from error
 

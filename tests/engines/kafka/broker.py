@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,9 +29,15 @@ def missing() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that the system gives to nobody by itself: it has to be free again when a broker was killed."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Brokers:
@@ -87,6 +94,11 @@ class Brokers:
     def kill(self, node: int = 0) -> None:
         """kill -9."""
         self._end(node, signal.SIGKILL)
+
+    def restart(self, node: int = 0) -> None:
+        """Starts one that was killed, with what it has on disk, at its address; waits until it listens."""
+        self.start(node)
+        self.wait(node)
 
     def freeze(self, node: int = 0) -> None:
         """It accepts connections and answers nothing, until `thaw`."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from helios_collector.ingest import ServiceNames
-from helios_collector.retention import prune
 from helios_collector.writer import StoreWriter
 from helios_core.alerts import Alert, AlertState, Family, Severity, alert_row
 from helios_core.batches import BatchId, Slice
@@ -56,14 +55,14 @@ async def days_kept(store: SqliteStore) -> tuple[int, int]:
 
 async def test_what_is_too_old_goes_and_the_rest_stays(store: SqliteStore) -> None:
     await filled(store)
-    await prune(store, NOW_US - 30 * DAY_US)
+    await store.prune(NOW_US - 30 * DAY_US)
     assert await days_kept(store) == (31, 31)
-    await prune(store, NOW_US - 30 * DAY_US)
+    await store.prune(NOW_US - 30 * DAY_US)
     assert await days_kept(store) == (31, 31)
 
 
 async def test_an_empty_store_has_nothing_to_prune(store: SqliteStore) -> None:
-    await prune(store, NOW_US)
+    await store.prune(NOW_US)
     assert await days_kept(store) == (0, 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from helios_core.bus.base import MAX_RECORD_BYTES, Record, Topic, check
 from helios_core.bus.kafka.consumer import KafkaConsumer
@@ -19,6 +19,9 @@ from helios_core.errors import BusUnavailable
 
 _LINGER_MS: Final = 5  # what arrives within it for one partition shares a request
 _BATCH_BYTES: Final = 256 * 1024
+_STOP_S: Final = 1.0
+# Errors of what was not sent: nothing is missing in the numbering of what was.
+_NOT_SENT: Final = (KafkaTimeoutError, UnknownTopicOrPartitionError)
 PUBLISH_S: Final = 10.0  # after so long the publisher is told to try again
 _log = structlog.get_logger(__name__)
 
@@ -36,8 +39,9 @@ class KafkaBus:
     def __init__(self, settings: KafkaSettings, *, publish_s: float = PUBLISH_S) -> None:
         self._settings = settings
         self._publish_s = publish_s
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._producer: AIOKafkaProducer | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
         self._consumers: list[KafkaConsumer] = []
         self._publishing = 0
         self._idle = asyncio.Event()
@@ -78,7 +82,14 @@ class KafkaBus:
     async def close(self) -> None:
         self._closed = True
         await self._idle.wait()
-        await self._give_up(self._producer)
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._producer is not None:
+            self._give_up(self._producer)
+        if self._stopping:
+            _, late = await asyncio.wait(self._stopping, timeout=_STOP_S)
+            for task in late:  # what it holds was refused to its publisher
+                task.cancel()
         while self._consumers:
             await self._consumers.pop().close()
 
@@ -92,53 +103,67 @@ class KafkaBus:
                     self.topic(record.topic),
                     record.value,
                     key=record.key.encode("utf-8", "surrogatepass"),
-                    headers=[(name, text.encode()) for name, text in record.headers.items()],
+                    headers=[(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()],
                 )
                 future.add_done_callback(_seen)
                 sent.append(future)
             for future in sent:
                 await asyncio.shield(future)
         except KafkaError as error:
-            # Its numbering may be broken for good. Another begins anew; readers mind no repeats.
-            await self._give_up(producer)
+            if not isinstance(error, _NOT_SENT):
+                # Its numbering may be broken for good. Another begins anew; readers mind no repeats.
+                self._give_up(producer)
             raise translated(error, "Kafka does not take records") from error
 
     async def _started(self) -> AIOKafkaProducer:
-        async with self._starting:
-            if self._producer is None:
-                producer = AIOKafkaProducer(
-                    **self._settings.connection(),
-                    enable_idempotence=True,
-                    acks="all",
-                    compression_type=None if self._settings.compression == "none" else self._settings.compression,
-                    linger_ms=_LINGER_MS,
-                    max_batch_size=_BATCH_BYTES,
-                    max_request_size=2 * MAX_RECORD_BYTES,
-                    request_timeout_ms=round(self._publish_s * 1_000),
-                )
-                try:
-                    await producer.start()
-                except KafkaError as error:
-                    await _stopped(producer)
-                    raise translated(error, "Kafka cannot be reached") from error
-                except BaseException:
-                    await _stopped(producer)
-                    raise
-                self._producer = producer
-            return self._producer
+        """The producer; whoever needs it first starts it for all, and no publisher's deadline ends that."""
+        if self._producer is None:
+            if self._starting is None:
+                self._starting = asyncio.create_task(self._start())
+                self._starting.add_done_callback(_seen)
+            self._producer = await asyncio.shield(self._starting)
+        return self._producer
 
-    async def _give_up(self, producer: AIOKafkaProducer | None) -> None:
-        """Lets go of a producer; the next publish makes another."""
-        if producer is not None and producer is self._producer:
-            self._producer = None
+    async def _start(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **self._settings.connection(),
+            enable_idempotence=True,
+            acks="all",
+            compression_type=None if self._settings.compression == "none" else self._settings.compression,
+            linger_ms=_LINGER_MS,
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=2 * MAX_RECORD_BYTES,
+            # It knows best what is wrong, and says it before a publisher is told that nothing came.
+            request_timeout_ms=round(self._publish_s * 900),
+        )
+        try:
+            await producer.start()
+        except KafkaError as error:
             await _stopped(producer)
+            raise translated(error, "Kafka cannot be reached") from error
+        except BaseException:
+            await _stopped(producer)
+            raise
+        finally:
+            self._starting = None
+        return producer
+
+    def _give_up(self, producer: AIOKafkaProducer) -> None:
+        """Lets go of a producer, which ends when it has sent what it has; the next publish makes another."""
+        if producer is self._producer:
+            self._producer = None
+            task = asyncio.create_task(_stopped(producer))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:
-    """Stops it, whatever state it is in: what it had not sent was refused to its publisher."""
-    with suppress(KafkaError, TimeoutError):
-        async with asyncio.timeout(1.0):
+    """Stops it, whatever state it is in."""
+    try:
+        with suppress(KafkaError):
             await producer.stop()
+    finally:
+        await producer.client.close()
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import structlog
@@ -28,7 +28,9 @@ from helios_core.errors import BusRejected, BusUnavailable
 
 _JOIN_S: Final = 30.0
 _CLOSE_S: Final = 5.0
+_ANSWER_S: Final = 10.0
 _FETCH_S: Final = 0.2
+_FETCH_WAIT_MS: Final = 100  # a broker that has nothing says so: others are held back until then
 # A partition that has more and does not give it holds the others back so long, and no longer.
 _PATIENCE_S: Final = 5.0
 _FETCH_RECORDS: Final = 2_000
@@ -60,9 +62,12 @@ class KafkaConsumer:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=2 * 1024 * 1024,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
         )
         self._waiting: dict[TopicPartition, deque[ConsumerRecord[bytes, bytes]]] = {}
         self._next: dict[TopicPartition, int] = {}
+        self._came_ms: dict[TopicPartition, int] = {}  # when the answer came that brought what waits
+        self._overdue: dict[TopicPartition, int] = {}  # not waited for again before they answer
         self._assigned = asyncio.Event()
         self.closed = False
 
@@ -73,26 +78,20 @@ class KafkaConsumer:
             BusUnavailable: the cluster cannot be reached, or gives no partitions in time.
         """
         try:
-            if at_end:
+            async with self._asking("Kafka gives no partitions", _JOIN_S):
+                partitions = await self._partitions()
+                if not at_end:
+                    self._client.subscribe(list(self._topics), listener=_Listener(self))
                 await self._client.start()
-                await self._watch()
-            else:
-                self._client.subscribe(list(self._topics), listener=_Listener(self))
-                await self._client.start()
-                async with asyncio.timeout(_JOIN_S):
-                    await self._assigned.wait()
-        except KafkaError as error:
-            await self.close()
-            raise translated(error, "Kafka gives no partitions") from error
-        except TimeoutError as error:
-            await self.close()
-            raise BusUnavailable(f"Kafka gives no partitions of {', '.join(self._topics)} in {_JOIN_S:g} s") from error
+                if at_end:
+                    await self._watch(partitions)
+                await self._assigned.wait()
         except BaseException:
             await self.close()
             raise
 
-    async def _watch(self) -> None:
-        """Every partition, from what was committed, or from its end."""
+    async def _partitions(self) -> list[TopicPartition]:
+        """All of its topics; BusUnavailable when one is not there."""
         async with self._admin() as admin:
             described = await admin.describe_topics(list(self._topics))
         partitions = [
@@ -103,6 +102,10 @@ class KafkaConsumer:
         missing = sorted(self._topics.keys() - {partition.topic for partition in partitions})
         if missing:
             raise BusUnavailable(f"there is no topic {missing[0]}: `helios topics apply` makes it")
+        return partitions
+
+    async def _watch(self, partitions: Collection[TopicPartition]) -> None:
+        """Every partition, from what was committed, or from its end."""
         self._client.assign(partitions)
         ends = await self._client.end_offsets(partitions)
         for partition in partitions:
@@ -120,70 +123,100 @@ class KafkaConsumer:
         finally:
             await admin.close()
 
+    @asynccontextmanager
+    async def _asking(self, doing: str, within_s: float = _ANSWER_S) -> AsyncIterator[None]:
+        """No answer in time, and an error in place of one, are BusUnavailable."""
+        try:
+            async with asyncio.timeout(within_s):
+                yield
+        except TimeoutError as error:
+            raise BusUnavailable(
+                f"{doing}: no answer within {within_s:g} s; see whether the brokers of kafka.bootstrap are up"
+            ) from error
+        except KafkaError as error:
+            raise translated(error, doing) from error
+
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """These are read from now on, and no others; one that was ours before goes on where it was."""
+        """These are read from now on, and no others; one that was ours until now goes on where it was."""
+        self._next = {partition: self._next[partition] for partition in partitions if partition in self._next}
+        for partition, offset in self._next.items():
+            self._client.seek(partition, offset)
         self._waiting = {partition: deque() for partition in sorted(partitions)}
-        for partition in partitions:
-            if partition in self._next:
-                self._client.seek(partition, self._next[partition])
         self._assigned.set()
 
     def revoked(self) -> None:
         """None are read until they are given out anew: what waits here is read again by whoever gets it."""
+        self._assigned.clear()
         self._waiting = {}
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            await self._fetch(0)
-            while loop.time() - began_s < _PATIENCE_S and self._held_back():
-                await self._fetch(_FETCH_S, self._held_back())
-            while not any(self._waiting.values()):
-                left_s = began_s + timeout_s - loop.time()
-                if left_s > 0:
-                    await self._fetch(min(left_s, _FETCH_S))
-                elif await self._lag() == 0 or not self._waiting:
-                    return []
-                elif loop.time() - began_s > max(timeout_s, _PATIENCE_S):
-                    raise BusUnavailable("Kafka has records that it does not give; see whether all brokers are up")
-                else:
-                    await self._fetch(_FETCH_S)
-        except KafkaError as error:
-            raise translated(error, "Kafka cannot be read") from error
+        async with self._asking("Kafka cannot be read", timeout_s + _ANSWER_S):
+            await self._gather(timeout_s)
         return self._take(max_records)
+
+    async def _gather(self, timeout_s: float) -> None:
+        """Waits for records, in the time if there are any; and for those that may be older than what has come."""
+        now_s = asyncio.get_running_loop().time
+        began_s = now_s()
+        await self._fetch(0)
+        while not any(self._waiting.values()):
+            left_s = began_s + timeout_s - now_s()
+            if left_s <= 0 and await self._lag() == 0:
+                return
+            await self._fetch(min(left_s, _FETCH_S) if left_s > 0 else _FETCH_S)
+        began_s = now_s()
+        while held_back := self._held_back():
+            if now_s() - began_s > _PATIENCE_S:
+                self._overdue = {partition: self._answered_ms(partition) for partition in held_back}
+                return
+            await self._fetch(_FETCH_S, held_back)
 
     async def _fetch(self, timeout_s: float, only: Collection[TopicPartition] = ()) -> None:
         """Takes what has come for partitions of which nothing waits here."""
         wanted = only or [partition for partition, waiting in self._waiting.items() if not waiting]
         if not wanted:
-            if not self._waiting and timeout_s:  # between two assignments
+            if not self._waiting and timeout_s:  # it has none, or none as yet
                 await asyncio.sleep(timeout_s)
             return
         try:
-            for partition in wanted:
-                if partition not in self._next:
-                    self._next[partition] = await self._client.position(partition)
+            await self._look(wanted)
             found = await self._client.getmany(*wanted, timeout_ms=round(timeout_s * 1_000), max_records=_FETCH_RECORDS)
         except IllegalStateError:  # they were given to others just now
             return
         for partition, records in found.items():
             if partition in self._waiting:
                 self._waiting[partition].extend(records)
+                self._came_ms[partition] = self._answered_ms(partition)
+
+    async def _look(self, partitions: Collection[TopicPartition]) -> None:
+        """Where those of which nothing waits go on: also after offsets that are no records, or no more."""
+        for partition in partitions:
+            if not self._waiting.get(partition):
+                self._next[partition] = await self._client.position(partition)
 
     def _held_back(self) -> list[TopicPartition]:
-        """Partitions that have more, none of which is here: it may be older than what waits of the others."""
+        """Partitions that may have something older than what waits of the others, none of which is here."""
         if not any(self._waiting.values()):
             return []
-        return [partition for partition, waiting in self._waiting.items() if not waiting and self._has_more(partition)]
+        return [partition for partition, waiting in self._waiting.items() if not waiting and self._may_have(partition)]
 
-    def _has_more(self, partition: TopicPartition) -> bool:
-        """As far as its last answer tells; also before the first one."""
-        end = self._client.highwater(partition) if partition in self._client.assignment() else None
-        return end is None or self._next.get(partition, 0) < end
+    def _may_have(self, partition: TopicPartition) -> bool:
+        """There is more, or there was none when it was last asked, which was before others gave what waits here."""
+        answered_ms = self._answered_ms(partition)
+        if partition in self._overdue and self._overdue[partition] == answered_ms:
+            return False
+        newest_ms = max((self._came_ms[other] for other, waiting in self._waiting.items() if waiting), default=0)
+        end = self._client.highwater(partition) if answered_ms else None
+        return end is None or answered_ms < newest_ms or self._next.get(partition, 0) < end
+
+    def _answered_ms(self, partition: TopicPartition) -> int:
+        """When the last answer about a partition came; 0 before the first."""
+        if partition not in self._client.assignment():
+            return 0
+        return self._client.last_poll_timestamp(partition) or 0
 
     def _take(self, max_records: int) -> list[Received]:
-        """The oldest of what waits, until a partition runs out of which there is more."""
+        """The oldest of what waits, until a partition runs out that may have more."""
         taken: list[Received] = []
         waiting = {partition: records for partition, records in self._waiting.items() if records}
         while waiting and len(taken) < max_records:
@@ -192,7 +225,7 @@ class KafkaConsumer:
             self._next[partition] = record.offset + 1
             taken.append(self._received(partition, record))
             if not waiting[partition]:
-                if self._has_more(partition):
+                if self._may_have(partition):
                     break
                 del waiting[partition]
         return taken
@@ -202,9 +235,9 @@ class KafkaConsumer:
             self._ours(partition),
             record.offset,
             record.timestamp * 1_000,
-            (record.key or b"").decode("utf-8", "surrogatepass"),
+            _text(record.key),
             record.value or b"",
-            {name: text.decode("utf-8", "replace") for name, text in record.headers},
+            {name: _text(value) for name, value in record.headers},
         )
 
     def _ours(self, partition: TopicPartition) -> Partition:
@@ -214,56 +247,60 @@ class KafkaConsumer:
         for commit in commits.values():
             if len(commit.metadata) > MAX_METADATA_BYTES:
                 raise BusRejected(f"{len(commit.metadata)} bytes of metadata: at most {MAX_METADATA_BYTES}")
-        offsets: dict[TopicPartition, Any] = {
-            partition: OffsetAndMetadata(given.next_offset, b64encode(given.metadata).decode())
-            for partition in self._waiting
-            if (given := commits.get(self._ours(partition))) is not None
-        }
-        if not offsets:
-            return
-        try:
-            await self._client.commit(offsets)
-        except _MOVED as error:
-            _log.info("commit_left_to_others", reason=str(error) or type(error).__name__)
-        except KafkaError as error:
-            raise translated(error, "Kafka does not take the commit") from error
+        async with self._asking("Kafka does not take the commit"):
+            await self._assigned.wait()
+            offsets: dict[TopicPartition, Any] = {
+                partition: OffsetAndMetadata(given.next_offset, b64encode(given.metadata).decode())
+                for partition in self._waiting
+                if (given := commits.get(self._ours(partition))) is not None
+            }
+            if not offsets:
+                return
+            try:
+                await self._client.commit(offsets)
+            except _MOVED as error:
+                _log.info("commit_left_to_others", reason=str(error) or type(error).__name__)
 
     async def committed(self) -> Mapping[Partition, Commit]:
-        try:
+        async with self._asking("Kafka does not tell what is committed"):
+            await self._assigned.wait()
+            partitions = list(self._waiting)
+            if not partitions:
+                return {}
             async with self._admin() as admin:
-                known = await admin.list_consumer_group_offsets(self._group, partitions=list(self._waiting))
-        except KafkaError as error:
-            raise translated(error, "Kafka does not tell what is committed") from error
+                known = await admin.list_consumer_group_offsets(self._group, partitions=partitions)
         return {
-            self._ours(partition): Commit(committed.offset, b64decode(committed.metadata))
+            self._ours(partition): Commit(committed.offset, _notes(committed.metadata))
             for partition, committed in known.items()
             if committed.offset >= 0
         }
 
     async def rewind(self) -> None:
-        try:
-            if self._waiting:
-                await self._client.seek_to_beginning(*self._waiting)
-        except KafkaError as error:
-            raise translated(error, "Kafka cannot be read from the beginning") from error
-        self._waiting = {partition: deque() for partition in self._waiting}
-        self._next = {}
+        async with self._asking("Kafka cannot be read from the beginning"):
+            while True:
+                await self._assigned.wait()
+                partitions = list(self._waiting)
+                starts = await self._client.beginning_offsets(partitions)
+                if partitions == list(self._waiting):
+                    break
+        for partition in partitions:
+            self._client.seek(partition, starts[partition])
+            self._waiting[partition].clear()
+            self._next[partition] = starts[partition]
 
     async def lag(self) -> int:
-        try:
+        async with self._asking("Kafka does not tell how much it has"):
             return await self._lag()
-        except KafkaError as error:
-            raise translated(error, "Kafka does not tell how much it has") from error
 
     async def _lag(self) -> int:
-        partitions = list(self._waiting)
-        if not partitions:
-            return 0
-        ends = await self._client.end_offsets(partitions)
-        for partition in partitions:
-            if partition not in self._next and partition in self._client.assignment():
-                self._next[partition] = await self._client.position(partition)
-        return sum(max(0, ends[partition] - self._next.get(partition, 0)) for partition in partitions)
+        while True:
+            await self._assigned.wait()
+            partitions = list(self._waiting)
+            ends = await self._client.end_offsets(partitions)
+            with suppress(IllegalStateError):  # they were given to others just now
+                await self._look(partitions)
+                if partitions == list(self._waiting):
+                    return sum(max(0, ends[partition] - self._next[partition]) for partition in partitions)
 
     async def close(self) -> None:
         if self.closed:
@@ -274,6 +311,22 @@ class KafkaConsumer:
                 await self._client.stop()
         except (KafkaError, TimeoutError) as error:
             _log.warning("group_not_left", error=str(error) or type(error).__name__)
+
+
+def _text(raw: bytes | None) -> str:
+    """What Helios has published comes back as it was; what others have as far as it is text."""
+    try:
+        return (raw or b"").decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return (raw or b"").decode("utf-8", "replace")
+
+
+def _notes(metadata: str | None) -> bytes:
+    """What Helios has committed with an offset; nothing where somebody else has."""
+    try:
+        return b64decode(metadata or "", validate=True)
+    except ValueError:
+        return b""
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types

@@ -24,6 +24,7 @@ _ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
     (
         (
             errors.AuthenticationFailedError,
+            errors.SaslAuthenticationFailed,
             errors.AuthenticationMethodNotSupported,
             errors.UnsupportedSaslMechanismError,
         ),
@@ -42,7 +43,13 @@ _ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
         "the brokers are too old: Kafka 2.1 or newer",
     ),
     (
-        (errors.KafkaConnectionError, errors.KafkaTimeoutError, errors.NoBrokersAvailable, errors.NodeNotReadyError),
+        (
+            errors.KafkaConnectionError,
+            errors.KafkaTimeoutError,
+            errors.NoBrokersAvailable,
+            errors.NodeNotReadyError,
+            errors.RequestTimedOutError,
+        ),
         "see whether the brokers of kafka.bootstrap are up and can be reached",
     ),
 )

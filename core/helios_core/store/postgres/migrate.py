@@ -1,0 +1,115 @@
+"""The schema of a PostgreSQL database: brought up to date, and looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import asyncpg
+
+import helios_sql
+from helios_core.errors import StoreMismatch
+from helios_core.store.postgres.errors import UNAVAILABLE, translated
+from helios_core.store.postgres.settings import PostgresSettings
+
+ENGINE: Final = "postgres"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+_LOCK: Final = 0x48454C494F53  # "HELIOS": one process migrates at a time
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS helios_migrations (
+    version    integer     NOT NULL PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What a database has.
+
+    Attributes:
+        version: of its schema; 0 when it has none.
+        known: the version that this Helios brings.
+        pending: the names of the migrations between the two.
+        timescale: the version of TimescaleDB in it; empty without.
+        server: the version of PostgreSQL.
+    """
+
+    version: int
+    known: int
+    pending: tuple[str, ...]
+    timescale: str
+    server: str
+
+
+async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
+    """Applies what is pending, each migration in a transaction of its own; returns their names.
+
+    Raises:
+        StoreUnavailable: the database cannot be used.
+        StoreMismatch: its schema is newer than this code.
+    """
+    connection = await _connected(settings)
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute(_TABLE)
+        state = await state_of(connection)
+        checked(state)
+        applied = []
+        for version, name, text in helios_sql.migrations(ENGINE)[state.version :]:
+            async with connection.transaction():
+                await connection.execute(text)
+                await connection.execute("INSERT INTO helios_migrations VALUES ($1, $2)", version, name)
+            applied.append(f"{version:04d}_{name}")
+    except (asyncpg.PostgresError, *UNAVAILABLE) as error:
+        raise translated(error) from error
+    finally:
+        await connection.close()
+    return tuple(applied)
+
+
+async def status(settings: PostgresSettings) -> SchemaState:
+    """What the database has; StoreUnavailable when it cannot be asked."""
+    connection = await _connected(settings)
+    try:
+        return await state_of(connection)
+    except (asyncpg.PostgresError, *UNAVAILABLE) as error:
+        raise translated(error) from error
+    finally:
+        await connection.close()
+
+
+async def state_of(connection: Connection) -> SchemaState:
+    """What the database of a connection has."""
+    version = 0
+    if await connection.fetchval("SELECT to_regclass('helios_migrations') IS NOT NULL"):
+        version = await connection.fetchval(helios_sql.query(ENGINE, "schema_version"))
+    known = helios_sql.migrations(ENGINE)
+    timescale = await connection.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    return SchemaState(
+        version=version,
+        known=len(known),
+        pending=tuple(f"{number:04d}_{name}" for number, name, _ in known[version:]),
+        timescale=timescale or "",
+        server=await connection.fetchval("SHOW server_version"),
+    )
+
+
+def checked(state: SchemaState, *, complete: bool = False) -> None:
+    """StoreMismatch when the schema is newer than this code, or with `complete` older."""
+    if state.version > state.known:
+        raise StoreMismatch(
+            f"the database has schema version {state.version}, newer than this Helios knows ({state.known}): "
+            "use a newer Helios"
+        )
+    if complete and state.pending:
+        raise StoreMismatch(f"the schema lacks {', '.join(state.pending)}: `helios db migrate` brings it up to date")
+
+
+async def _connected(settings: PostgresSettings) -> asyncpg.Connection[asyncpg.Record]:
+    try:
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(settings.dsn, timeout=10)
+    except (asyncpg.PostgresError, *UNAVAILABLE, ValueError) as error:
+        raise translated(error) from error
+    return connection

@@ -1,0 +1,1 @@
+DELETE FROM incidents WHERE id = :incident_id

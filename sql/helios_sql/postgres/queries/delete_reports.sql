@@ -1,0 +1,1 @@
+DELETE FROM reports WHERE incident_id = :incident_id

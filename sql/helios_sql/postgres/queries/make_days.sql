@@ -1,0 +1,1 @@
+SELECT helios_make_days(:days::date[])

@@ -1,0 +1,1 @@
+SELECT helios_prune(:before_us)

@@ -1,0 +1,1 @@
+UPDATE positions SET next_offset = :next_offset WHERE topic = :topic AND partition = :partition
