@@ -1,4 +1,4 @@
-"""The HTTP side of the collector: a bare ASGI application for events, health and metrics."""
+"""The HTTP side of the collector: a bare ASGI application for events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
 from helios_collector.ingest import ServiceNames, client_of, event_records
@@ -17,24 +16,22 @@ from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
 from helios_core.errors import BusUnavailable, WireError
+from helios_core.exposed import Answer, headers_of, refusal
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
-from helios_core.routes import HttpScope, Receive, Send, is_local, respond
+from helios_core.routes import HttpScope, Receive, Send, respond
 
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
-_Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
-_JSON: Final = b"application/json"
-_EXPOSITION: Final = CONTENT_TYPE_LATEST.encode()
 _EVENTS_A_TURN: Final = 500
-_STOPPING: Final[_Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
+_STOPPING: Final[Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
 class HttpIngest:
-    """`POST /api/v1/events`, `GET /health`, `GET /metrics`.
+    """`POST /api/v1/events`.
 
     Args:
         bus: where events are safe before they are acknowledged.
@@ -73,48 +70,26 @@ class HttpIngest:
         """The ASGI application."""
         if scope["type"] != "http":
             return
-        path: str = scope["path"].rstrip("/") or "/"
         try:
-            status, body, headers = await self._answer(path, scope, receive)
+            status, body, headers = await self._answer(scope, receive)
         except BodyError as error:
             status, body, headers = error.status, {"error": str(error)}, []
         except BusUnavailable as error:
             status, body, headers = 503, {"error": str(error)}, [(b"retry-after", _RETRY_AFTER_S)]
-        known = path if path in (*EVENTS_PATHS, "/health", "/metrics") else "other"
-        self._telemetry.requests.labels(known, str(status)).inc()
-        await respond(send, status, body, headers, kind=_EXPOSITION if isinstance(body, bytes) else _JSON)
+        path = scope["path"].rstrip("/")
+        self._telemetry.requests.labels(path if path in EVENTS_PATHS else "other", str(status)).inc()
+        await respond(send, status, body, headers)
 
-    async def _answer(self, path: str, scope: HttpScope, receive: Receive) -> _Answer:
-        method = scope["method"]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if self._keys.are_open and not (
-            is_local(headers.get("host", "")) and is_local(headers.get("origin", "localhost"))
-        ):
-            message = (
-                "without API keys only programs and pages of this machine are answered: use localhost, or set keys"
-            )
-            return 403, {"error": message}, []
-        if path == "/health" and method == "GET":
-            return 200, {"status": "ok"}, []
-        if path == "/metrics" and method == "GET":
-            refused = self._refused(headers, Scope.METRICS)
-            return refused or (200, generate_latest(self._telemetry.registry), [])
-        if path in EVENTS_PATHS:
-            if method != "POST":
-                return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
-            refused = self._refused(headers, Scope.INGEST)
-            return refused or await self._events(headers, receive, (scope.get("client") or ("",))[0])
-        return 404, {"error": f"there is no {path}; events go to POST {EVENTS_PATHS[0]}"}, []
+    async def _answer(self, scope: HttpScope, receive: Receive) -> Answer:
+        method, path, headers = scope["method"], scope["path"].rstrip("/"), headers_of(scope)
+        if path not in EVENTS_PATHS:
+            return 404, {"error": f"there is no {scope['path']}; events go to POST {EVENTS_PATHS[0]}"}, []
+        if method != "POST":
+            return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
+        refused = refusal(self._keys, headers, Scope.INGEST)
+        return refused or await self._events(headers, receive, (scope.get("client") or ("",))[0])
 
-    def _refused(self, headers: dict[str, str], scope: Scope) -> _Answer | None:
-        """The answer to a request without the right key; None when it has it."""
-        fault = self._keys.fault(headers.get("authorization", ""), headers.get("x-api-key", ""), scope)
-        if fault is None:
-            return None
-        status = 403 if fault.known else 401
-        return status, {"error": fault.message}, [] if fault.known else [(b"www-authenticate", b"Bearer")]
-
-    async def _events(self, headers: dict[str, str], receive: Receive, peer: str) -> _Answer:
+    async def _events(self, headers: dict[str, str], receive: Receive, peer: str) -> Answer:
         body = await _body(headers, receive, self._stopping)
         if self._stopping.is_set():
             return _STOPPING

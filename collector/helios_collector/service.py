@@ -32,7 +32,7 @@ async def run(context: Context) -> None:
     names = ServiceNames()
     ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry, names)
     if context.routes is not None:
-        for path in (*EVENTS_PATHS, "/health", "/metrics"):
+        for path in EVENTS_PATHS:
             context.routes.mount(path, ingest)
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:

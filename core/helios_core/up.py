@@ -14,6 +14,7 @@ import structlog
 from helios_core import flow
 from helios_core.clock import US_PER_S, SystemClock
 from helios_core.engines import opened
+from helios_core.exposed import PATHS, Exposed
 from helios_core.http import serving
 from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
@@ -26,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a running process is reached: `host:port` of each, and whether it is without keys."""
+    """Where a running process is reached: `host:port` of each (no gRPC without a collector); `open`: without keys."""
 
     http: str
     grpc: str
@@ -53,7 +54,7 @@ async def up(
     stop = asyncio.Event()
     with stopping_on_signals(stop):
         async with process(settings, watch=watch) as (context, http):
-            telling = asyncio.create_task(_tell(context, http, ready))
+            telling = asyncio.create_task(_tell(context, http, ready, listens="collector" in names))
             try:
                 await flow.run(found, context, stop=stop)
             finally:
@@ -79,6 +80,8 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             retention_us=settings.retention_days * _DAY_US,
             watch=tuple(watch),
         )
+        for path in PATHS:
+            routes.mount(path, Exposed(keys, context.metrics))
         async with serving(routes, settings.http) as http:
             yield context, http
 
@@ -108,8 +111,8 @@ def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _tell(context: Context, http: str, ready: Callable[[Listening], object]) -> None:
-    grpc = await asyncio.shield(context.collector)
+async def _tell(context: Context, http: str, ready: Callable[[Listening], object], *, listens: bool) -> None:
+    grpc = await asyncio.shield(context.collector) if listens else ""
     if context.routes is not None:
         context.routes.settle()  # all have mounted before the collector listens
     listening = Listening(http, grpc, context.keys.are_open)

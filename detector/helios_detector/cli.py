@@ -1,4 +1,4 @@
-"""The command `helios-detector`: trains and lists the models of a data directory."""
+"""The command `helios-detector`: runs it, and trains and lists the models of a data directory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from helios_core import log
+from helios_core.cli.run import run_command
 from helios_core.clock import SystemClock, rfc3339
 from helios_core.engines import opened
 from helios_core.errors import DataDirError, HeliosError
@@ -34,6 +35,19 @@ _data_dir = click.option(
 def cli(log_level: str) -> None:
     """Finds what is anomalous in the windows of services, and says why. `helios up` runs it."""
     log.configure(log_level)
+
+
+cli.add_command(
+    run_command(
+        "detector",
+        http="127.0.0.1:8000",
+        about="""Decide as a process of its own, until Ctrl-C or SIGTERM.
+
+    It needs Kafka and PostgreSQL. Several share the services among them: each reads its part of the bus from
+    the beginning when it is given one, and goes on where the other has stopped deciding.
+    """,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

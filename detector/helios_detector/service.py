@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,7 +14,7 @@ import structlog
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState
 from helios_core.batches import BatchId
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, in_order_of_time
+from helios_core.bus.base import Commit, Consumer, Partition, Received, Record, Topic, in_order_of_time
 from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import WireError
 from helios_core.model import OVERFLOW_SERVICE
@@ -68,23 +68,28 @@ class DetectorService:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._models = KeptModels(context.data_dir / MODELS)
+        self._labels = read_labels(context.labels) if context.labels is not None else None
+        self._behind = 0
+        self._telemetry = Telemetry(context.metrics)
+        self.outcome = Outcome()
+        self._begin({})
+        context.parts["detector"] = self.status
+
+    def _begin(self, committed: Mapping[Partition, Commit]) -> None:
+        """Knows nothing yet; what the group has committed was decided and published before."""
+        context = self._context
         self.engine = Engine(
             window_ms=context.window_ms, allowed_lateness_us=context.allowed_lateness_us, models=self._models
         )
         self._watermarks = Watermarks(context.idle_after_us)
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
-        self._labels = read_labels(context.labels) if context.labels is not None else None
-        self._published: dict[Partition, int] = {}
+        self._published = {partition: commit.next_offset for partition, commit in committed.items()}
         self._since_us = context.clock.now_us()  # it has listened, by a clock that was not set since
         self._ticked_us = 0
         self._last_us = 0  # of the record that was taken last
         self._is_live = False  # all that had come was taken
         self._is_news = True  # what is taken was not taken before a restart
         self._resumed = False
-        self._behind = 0
-        self._telemetry = Telemetry(context.metrics)
-        self.outcome = Outcome()
-        context.parts["detector"] = self.status
 
     def status(self) -> dict[str, Any]:
         """For a person: what it has decided, who still learns, and how far it is behind."""
@@ -101,31 +106,42 @@ class DetectorService:
         """Decides until it is told to drain and nothing is left to read.
 
         It begins with the oldest record that the bus keeps, so that baselines and models are what they
-        were before a restart; alerts of records that were committed then are not published again.
+        were before a restart; alerts of records that were committed then are not published again. So it
+        does when partitions come or go: services are known whole, or not at all.
         """
         await asyncio.to_thread(self._models.open)
         consumer = await until_available(partial(self._context.bus.subscribe, GROUP, (Topic.WINDOWS, Topic.EVENTS)))
-        committed = await until_available(consumer.committed)
-        self._published = {partition: commit.next_offset for partition, commit in committed.items()}
-        await consumer.rewind()
         try:
             while True:
-                ending = self._context.drain.is_set()
-                asked_us = self._context.clock.now_us()
-                poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
-                received = await until_available(poll)
-                self._behind = await until_available(consumer.lag)
-                self._telemetry.lag.set(self._behind)
-                if not received and ending:
-                    return self._finished()
-                # What is not read after this poll came after it began: time may go on that far.
-                alerts = await asyncio.to_thread(self._take, received, 0 if self._behind else asked_us)
-                await self._publish(alerts)
-                if received:
-                    done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
-                    await until_available(partial(consumer.commit, self._forward(done)))
+                partitions = consumer.partitions
+                self._begin(await until_available(consumer.committed))
+                await until_available(consumer.rewind)
+                outcome = await self._follow(consumer, partitions)
+                if outcome is not None:
+                    return outcome
+                _log.info("partitions_changed", before=len(partitions), now=len(consumer.partitions))
         finally:
             await consumer.close()
+
+    async def _follow(self, consumer: Consumer, partitions: frozenset[Partition]) -> Outcome | None:
+        """Decides while these partitions are read; None when they are others."""
+        while True:
+            ending = self._context.drain.is_set()
+            asked_us = self._context.clock.now_us()
+            poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+            received = await until_available(poll)
+            if consumer.partitions != partitions:
+                return None
+            self._behind = await until_available(consumer.lag)
+            self._telemetry.lag.set(self._behind)
+            if not received and ending:
+                return self._finished()
+            # What is not read after this poll came after it began: time may go on that far.
+            alerts = await asyncio.to_thread(self._take, received, 0 if self._behind else asked_us)
+            await self._publish(alerts)
+            if received:
+                done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
+                await until_available(partial(consumer.commit, self._forward(done)))
 
     async def rebuild(self) -> None:
         """Learns all that the bus keeps; publishes and commits nothing."""

@@ -1,4 +1,4 @@
-"""The command `helios-reporter`: lists incidents and shows their reports."""
+"""The command `helios-reporter`: runs it, lists incidents and shows their reports."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 import msgspec
 
+from helios_core.cli.run import run_command
 from helios_core.clock import rfc3339
 from helios_core.errors import DataDirError, HeliosError
 from helios_core.store.base import Row
@@ -29,6 +30,18 @@ _data_dir = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Turns alerts into incidents and reports. `helios up` runs it; this shows what it wrote."""
+
+
+cli.add_command(
+    run_command(
+        "reporter",
+        http="127.0.0.1:8001",
+        about="""Report, and serve the console, as a process of its own, until Ctrl-C or SIGTERM.
+
+    It needs Kafka and PostgreSQL. Run one: incidents join the alerts of all services.
+    """,
+    )
+)
 
 
 @cli.command("list")

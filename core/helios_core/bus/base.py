@@ -72,7 +72,16 @@ class Commit:
 
 
 class Consumer(Protocol):
-    """One member of a group, reading the partitions that it is given. Not for use by two tasks at once."""
+    """One member of a group, reading the partitions that it is given. Not for use by two tasks at once.
+
+    Where several members share a group, partitions come and go while it polls; a service's partitions of
+    two topics have the same number, and go to the same member.
+    """
+
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        """Those that it reads now."""
+        ...
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         """The next records in order of each partition; empty when none came within the time.

@@ -241,6 +241,10 @@ class EmbeddedConsumer:
         self._topics = topics
         self._next = start
 
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        return frozenset(self._next)
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived
         found = await self._bus._call(lambda connection: self._read(connection, max_records))

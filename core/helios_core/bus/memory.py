@@ -58,6 +58,10 @@ class MemoryConsumer:
             return commit.next_offset
         return len(self._bus._logs[partition.topic]) if at_end else 0
 
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        return frozenset(self._partitions)
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived
         async with arrived:

@@ -10,13 +10,16 @@ import httpx
 import pytest
 
 from helios_collector.http import HttpIngest
+from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
+from helios_core.exposed import PATHS, Exposed
 from helios_core.keys import Keys, Scope, hash_of
 from helios_core.model import Event, Level
+from helios_core.routes import Routes
 
 NOW_US = 1_772_409_600_000_000  # 2026-03-02T00:00:00Z
 URL = "/api/v1/events"
@@ -27,7 +30,11 @@ class Site:
 
     def __init__(self, keys: Keys | None = None) -> None:
         self.bus = MemoryBus()
-        app = HttpIngest(self.bus, EventClock(NOW_US), keys or Keys(None))
+        telemetry = Telemetry()
+        app = Routes()
+        app.mount("/", HttpIngest(self.bus, EventClock(NOW_US), keys or Keys(None), telemetry))
+        for path in PATHS:
+            app.mount(path, Exposed(keys or Keys(None), telemetry.registry))
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     async def post(self, body: Any, **headers: str) -> httpx.Response:

@@ -91,6 +91,10 @@ class Script:
     async def committed(self) -> Mapping[Partition, Commit]:
         return {}
 
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        return frozenset()
+
     async def rewind(self) -> None:
         return None
 

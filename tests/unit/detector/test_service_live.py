@@ -155,6 +155,10 @@ class Reader:
     async def committed(self) -> Mapping[Partition, Commit]:
         return dict(self._site.commits)
 
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        return frozenset()
+
     async def rewind(self) -> None:
         self._next = {}
 

@@ -117,12 +117,12 @@ class KafkaBus:
 
     async def _started(self) -> AIOKafkaProducer:
         """The producer; whoever needs it first starts it for all, and no publisher's deadline ends that."""
-        if self._producer is None:
-            if self._starting is None:
-                self._starting = asyncio.create_task(self._start())
-                self._starting.add_done_callback(_seen)
-            self._producer = await asyncio.shield(self._starting)
-        return self._producer
+        if self._producer is not None:
+            return self._producer
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(_seen)
+        return await asyncio.shield(self._starting)
 
     async def _start(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -146,6 +146,7 @@ class KafkaBus:
             raise
         finally:
             self._starting = None
+        self._producer = producer
         return producer
 
     def _give_up(self, producer: AIOKafkaProducer) -> None:

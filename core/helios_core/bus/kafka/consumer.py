@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, OffsetAndMetadata, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
@@ -63,13 +64,21 @@ class KafkaConsumer:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=_FETCH_WAIT_MS,
+            # By ranges: partitions of the same number in two topics go to the same member.
+            partition_assignment_strategy=(RangePartitionAssignor,),
         )
         self._waiting: dict[TopicPartition, deque[ConsumerRecord[bytes, bytes]]] = {}
         self._next: dict[TopicPartition, int] = {}
         self._came_ms: dict[TopicPartition, int] = {}  # when the answer came that brought what waits
         self._overdue: dict[TopicPartition, int] = {}  # not waited for again before they answer
         self._assigned = asyncio.Event()
+        self._given: frozenset[Partition] = frozenset()
         self.closed = False
+
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        """Those that were given last; while they are given out anew none of them is read."""
+        return self._given
 
     async def start(self, *, at_end: bool) -> None:
         """Joins the group; who only watches reads all partitions by itself, beside any other member.
@@ -142,6 +151,7 @@ class KafkaConsumer:
         for partition, offset in self._next.items():
             self._client.seek(partition, offset)
         self._waiting = {partition: deque() for partition in sorted(partitions)}
+        self._given = frozenset(map(self._ours, partitions))
         self._assigned.set()
 
     def revoked(self) -> None:
