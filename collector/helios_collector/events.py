@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from math import inf
 from typing import Any, Final
 
 import msgspec
 
+from helios_collector.body import BodyError
 from helios_core import wire
 from helios_core.clock import US_PER_S
 from helios_core.errors import WireError
@@ -17,24 +17,10 @@ from helios_core.model import MAX_EVENT_BYTES, Event, Level, Signal
 from helios_core.sketches.latency import MAX_LATENCY_US
 from helios_core.timestamps import IsoTimes, epoch_us
 
-MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
-MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
 TIMESTAMP_REPLACED: Final = "helios.timestamp_replaced"  # the attribute that keeps what was written
 _MAX_AHEAD_US: Final = 600 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
-
-
-class BodyError(WireError):
-    """A body of which nothing can be used.
-
-    Attributes:
-        status: the HTTP status that says so.
-    """
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class _Posted(msgspec.Struct):
@@ -62,24 +48,6 @@ def checked(event: Event, now_us: int) -> Event:
     if not is_plausible(event.time_us, now_us):
         raise WireError(f"the time {event.time_us} µs is not within the last 30 days and 10 minutes ahead")
     return event
-
-
-def plain(body: bytes, encoding: str) -> bytes:
-    """The body without its compression; BodyError for one that is too large or damaged."""
-    if encoding in ("", "identity"):
-        return body
-    if encoding != "gzip":
-        raise BodyError(f"Content-Encoding {encoding!r}: gzip or none", 415)
-    unzip = zlib.decompressobj(wbits=31)
-    try:
-        data = unzip.decompress(body, MAX_PLAIN_BYTES)
-    except zlib.error as error:
-        raise BodyError(f"the gzip body is damaged: {error}") from error
-    if unzip.unconsumed_tail:
-        raise BodyError(f"the body unpacks to more than {MAX_PLAIN_BYTES} bytes: send less at once", 413)
-    if not unzip.eof:
-        raise BodyError("the gzip body ends too early")
-    return data
 
 
 def items(data: bytes) -> Iterator[bytes]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 
-from helios_collector.events import MAX_BODY_BYTES, TIMESTAMP_REPLACED, BodyError, Reader, items, plain
+from helios_collector.body import BodyError, Gate, plain, read
+from helios_collector.events import TIMESTAMP_REPLACED, Reader, items
 from helios_collector.ingest import ServiceNames, client_of, event_records
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
@@ -26,7 +26,6 @@ EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _RETRY_AFTER_S: Final = b"1"
 _EVENTS_A_TURN: Final = 500
 _STOPPING: Final[Answer] = 503, {"error": "the collector is stopping"}, [(b"retry-after", _RETRY_AFTER_S)]
-_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -39,6 +38,7 @@ class HttpIngest:
         keys: who may do what.
         telemetry: what it counts.
         names: of services; shared with whatever else takes raw events.
+        gate: closed when the collector stops; shared with whatever else answers over HTTP.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class HttpIngest:
         keys: Keys,
         telemetry: Telemetry | None = None,
         names: ServiceNames | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._bus = bus
         self._clock = clock
@@ -55,16 +56,7 @@ class HttpIngest:
         self._telemetry = telemetry or Telemetry()
         self._reader = Reader()
         self._names = names or ServiceNames()
-        self._stopping = asyncio.Event()
-        self._publishing = 0
-        self._published = asyncio.Event()
-
-    async def stop(self) -> None:
-        """From now on events are refused, to be sent again. Returns when those under way are on the bus."""
-        self._stopping.set()
-        while self._publishing:
-            self._published.clear()
-            await self._published.wait()
+        self._gate = gate or Gate()
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -90,8 +82,8 @@ class HttpIngest:
         return refused or await self._events(headers, receive, (scope.get("client") or ("",))[0])
 
     async def _events(self, headers: dict[str, str], receive: Receive, peer: str) -> Answer:
-        body = await _body(headers, receive, self._stopping)
-        if self._stopping.is_set():
+        body = await read(headers, receive, self._gate)
+        if self._gate.is_closed():
             return _STOPPING
         data = plain(body, headers.get("content-encoding", "").strip().lower())
         key = headers.get("idempotency-key", "")
@@ -121,50 +113,13 @@ class HttpIngest:
                 warnings.append({"index": index, "reason": reason})
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
-        if self._stopping.is_set():
+        if self._gate.is_closed():
             return _STOPPING
-        self._publishing += 1
-        try:
+        with self._gate.passing():
             await self._bus.publish(records)
-        finally:
-            self._publishing -= 1
-            self._published.set()
         accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("http").inc(accepted)
         self._telemetry.events_rejected.labels("http").inc(len(errors))
         status = 202 if accepted or not errors else 400
         answer: dict[str, Any] = {"accepted": accepted, "rejected": len(errors), "errors": errors}
         return status, answer | ({"warnings": warnings} if warnings else {}), []
-
-
-async def _body(headers: dict[str, str], receive: Receive, stopping: asyncio.Event) -> bytes:
-    """The body, never more of it than the limit; a body that goes on is not waited for when stopping."""
-    announced = headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive() if not parts else await _unless(stopping, receive())
-        if message is None:
-            return b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise BodyError("the client went away before the body was complete")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise BodyError(f"a body of more than {MAX_BODY_BYTES} bytes: send less at once", 413)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _unless(stopping: asyncio.Event, coming: Awaitable[_T]) -> _T | None:
-    """What comes, or None when stopping is sooner."""
-    tasks = asyncio.ensure_future(coming), asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else None
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -7,8 +7,12 @@ from typing import Any, Final
 
 import structlog
 
+from helios_collector.body import Gate
 from helios_collector.http import EVENTS_PATHS, HttpIngest
 from helios_collector.ingest import ServiceNames
+from helios_collector.otlp.http import PATHS as OTLP_PATHS
+from helios_collector.otlp.http import OtlpHttp
+from helios_collector.otlp.receiver import Receiver
 from helios_collector.servicer import serve
 from helios_collector.telemetry import Telemetry
 from helios_collector.writer import StoreWriter
@@ -30,13 +34,17 @@ async def run(context: Context) -> None:
     """
     telemetry = Telemetry(context.metrics, is_live=not context.files)
     names = ServiceNames()
-    ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry, names)
+    gate = Gate()
+    receiver = Receiver(context.bus, context.clock, names, telemetry)
     if context.routes is not None:
+        ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry, names, gate)
         for path in EVENTS_PATHS:
             context.routes.mount(path, ingest)
+        for path in OTLP_PATHS:
+            context.routes.mount(path, OtlpHttp(receiver, context.keys, gate))
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
-        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry, names)
+        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry, names, receiver)
     except OSError as error:
         raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drained = asyncio.Event()
@@ -57,7 +65,7 @@ async def run(context: Context) -> None:
         host = split(context.grpc)[0]
         context.collector.set_result(f"{f'[{host}]' if ':' in host else host}:{server.port}")
         await asyncio.wait({writing, draining}, return_when=asyncio.FIRST_COMPLETED)
-        await ingest.stop()
+        await gate.close()
         await server.stop(_GRACE_S)
         drained.set()
         await writing

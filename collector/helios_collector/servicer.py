@@ -19,6 +19,8 @@ from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
 from helios_collector.ingest import Ingest, ServiceNames, client_of, event_records, peer_address
+from helios_collector.otlp import servicer as otlp
+from helios_collector.otlp.receiver import Receiver
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Bus
@@ -51,7 +53,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
     ) -> AsyncIterator[service_pb2.SendBatchResponse]:
-        await self._admit(context)
+        await self.admit(context)
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
             while True:
@@ -74,14 +76,14 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     async def SendBatch(
         self, request: service_pb2.SendBatchRequest, context: _Context
     ) -> service_pb2.SendBatchResponse:
-        await self._admit(context)
+        await self.admit(context)
         await self._refuse_when_stopping(context)
         return await self._ingest.take_batch(request)
 
     async def SendEvents(
         self, request: service_pb2.SendEventsRequest, context: _Context
     ) -> service_pb2.SendEventsResponse:
-        client = await self._admit(context)
+        client = await self.admit(context)
         await self._refuse_when_stopping(context)
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
@@ -101,7 +103,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         try:
             await self._bus.publish(records)
         except BusUnavailable as error:
-            await _unavailable(context, str(error))
+            await unavailable(context, str(error))
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
         self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
@@ -109,9 +111,9 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
 
     async def _refuse_when_stopping(self, context: _Context) -> None:
         if self.stopping.is_set():
-            await _unavailable(context, "the collector is stopping")
+            await unavailable(context, "the collector is stopping")
 
-    async def _admit(self, context: _Context) -> str:
+    async def admit(self, context: _Context) -> str:
         """Who calls. Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
         metadata = dict(context.invocation_metadata() or ())
         sent = str(metadata.get("authorization", "")), str(metadata.get("x-api-key", ""))
@@ -122,7 +124,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         return client_of(self._keys, *sent, peer_address(context.peer()))
 
 
-async def _unavailable(context: _Context, message: str) -> None:
+async def unavailable(context: _Context, message: str) -> None:
     """Ends the call with UNAVAILABLE, and says when to try again."""
     code = grpc.StatusCode.UNAVAILABLE
     context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, _RETRY_AFTER_S)),))
@@ -150,8 +152,12 @@ async def serve(
     keys: Keys,
     telemetry: Telemetry | None = None,
     names: ServiceNames | None = None,
+    receiver: Receiver | None = None,
 ) -> Server:
     """A running server.
+
+    Args:
+        receiver: of OTLP; without one that is not spoken.
 
     Raises:
         OSError: the address cannot be bound.
@@ -163,7 +169,9 @@ async def serve(
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
-    served = ("helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME)
+    served = ["helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME]
+    if receiver is not None:
+        served += otlp.add(server, receiver, servicer.admit, unavailable)
     reflection.enable_server_reflection(served, server)
     try:
         port = server.add_insecure_port(address)

@@ -36,6 +36,11 @@ class Telemetry:
         self.events_accepted = self._counter("helios_events_accepted", "Raw events put on the bus.", "protocol")
         self.events_rejected = self._counter("helios_events_rejected", "Raw events refused.", "protocol")
         self.requests = self._counter("helios_http_requests", "HTTP requests by path and status.", "path", "status")
+        self.otlp_taken = self._counter("helios_otlp_accepted", "Log records, spans and data points.", "kind")
+        self.otlp_rejected = self._counter("helios_otlp_rejected", "Those that can never be taken.", "kind")
+        self.otlp_passed_over = self._counter(
+            "helios_otlp_spans_passed_over", "Spans inside a service, which are no requests to it."
+        )
         self.applied = self._counter("helios_store_records_applied", "Records of the bus that were applied.")
         self.duplicates = self._counter("helios_store_duplicates", "Slices and events that had been applied before.")
         self.conflicts = self._counter("helios_store_conflicts", "Same identity with other content: dead-lettered.")

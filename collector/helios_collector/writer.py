@@ -21,13 +21,13 @@ from helios_core.clock import US_PER_S, Clock, SystemClock
 from helios_core.errors import WireError
 from helios_core.records import dead_letter, slice_of
 from helios_core.retry import until_available
-from helios_core.store.base import EventsWrite, Outcome, SliceWrite, Statement, Store
+from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Statement, Store, Write
 from helios_core.store.ledger import Verdict
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 GROUP: Final = "storage-writers"
-_TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS)
+_TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.METRICS, Topic.ANOMALY_ALERTS)
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
@@ -91,7 +91,7 @@ class StoreWriter:
             _log.info("store_pruned", before_us=before_us)
 
     async def _write(self, received: list[Received]) -> None:
-        writes: list[tuple[Received, SliceWrite | EventsWrite]] = []
+        writes: list[tuple[Received, Write]] = []
         alerts: list[tuple[Received, Statement]] = []
         dead: list[Record] = []
         for record in received:
@@ -125,7 +125,7 @@ class StoreWriter:
         if dead:
             await until_available(lambda: self._bus.publish(dead))
 
-    async def _apply(self, writes: Sequence[tuple[Received, SliceWrite | EventsWrite]]) -> list[Outcome]:
+    async def _apply(self, writes: Sequence[tuple[Received, Write]]) -> list[Outcome]:
         return await self._store.apply([write for _, write in writes])
 
     async def _transact(self, alerts: Sequence[tuple[Received, Statement]]) -> list[None]:
@@ -154,8 +154,10 @@ def _dead(record: Received, error: Exception) -> Record:
     return dead_letter(f"record of {record.partition.topic}", str(error), record.value)
 
 
-def _write_of(record: Received) -> SliceWrite | EventsWrite:
+def _write_of(record: Received) -> Write:
     if record.partition.topic is Topic.EVENTS:
         return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value))
+    if record.partition.topic is Topic.METRICS:
+        return MetricsWrite(record.partition, record.offset, wire.metric_record_from_bytes(record.value))
     id_, content, part = slice_of(record)
     return SliceWrite(id_, record.partition.number, content, part)

@@ -75,6 +75,15 @@ class EventRecord:
     events: list[Event]
 
 
+@dataclass(slots=True)
+class MetricRecord:
+    """Metrics without an agent that arrived together for one service: a record on `metrics`."""
+
+    service: str
+    received_us: int
+    metrics: list[MetricSample]
+
+
 def agent_service(host: str) -> str:
     """What stands for the agent of a host where a service is named: in its own slices, in alerts about it."""
     return f"helios-agent@{host}"

@@ -9,7 +9,7 @@ from helios_core import wire
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Received, Record, Topic
 from helios_core.errors import WireError
-from helios_core.model import EventRecord
+from helios_core.model import EventRecord, MetricRecord
 
 _MAX_DEAD_BYTES: Final = 768 * 1024
 
@@ -44,6 +44,11 @@ def slice_of(received: Received) -> tuple[BatchId, bytes, Slice]:
 def events_record(record: EventRecord) -> Record:
     """Raw events for the topic `events`."""
     return Record(Topic.EVENTS, record.service, wire.record_to_bytes(record))
+
+
+def metrics_record(record: MetricRecord) -> Record:
+    """Metrics without an agent for the topic `metrics`."""
+    return Record(Topic.METRICS, record.service, wire.metric_record_to_bytes(record))
 
 
 def dead_letter(kind: str, reason: str, data: bytes) -> Record:

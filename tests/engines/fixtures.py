@@ -49,12 +49,12 @@ def postgres() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def fresh_database(server_dsn: str, *, timescale: bool) -> AsyncIterator[str]:
-    """A database of its own on the server, dropped in the end."""
+async def fresh_database(server_dsn: str, *, timescale: bool, options: str = "") -> AsyncIterator[str]:
+    """A database of its own on the server, dropped in the end; `options` are of CREATE DATABASE."""
     name = f"helios_{uuid.uuid4().hex}"
     admin = await asyncpg.connect(server_dsn)
     try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
         dsn = f"{server_dsn.rpartition('/')[0]}/{name}"
         if timescale:
             if not await admin.fetchval("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"):

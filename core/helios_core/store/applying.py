@@ -11,7 +11,7 @@ from typing import Any
 
 from helios_core.model import Event, EventRecord
 from helios_core.store import rows
-from helios_core.store.base import EventsWrite, Outcome, SliceWrite
+from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Write
 from helios_core.store.ledger import Ledger, Verdict
 from helios_core.windows import WindowDelta, deltas_of
 
@@ -25,16 +25,16 @@ class Applying:
 
     Attributes:
         ledger_keys: the ledgers that decide about slices.
-        places: the partitions of raw events, whose positions decide about records.
+        places: the partitions of raw events and metrics, whose positions decide about records.
         event_ids: of the raw events that carry an id of their sender.
         deltas, events, metrics: what is to be inserted.
         ledgers, positions: what is to be saved.
     """
 
-    def __init__(self, writes: Sequence[SliceWrite | EventsWrite]) -> None:
+    def __init__(self, writes: Sequence[Write]) -> None:
         self._writes = writes
         self.ledger_keys = sorted({_ledger_key(write) for write in writes if isinstance(write, SliceWrite)})
-        self.places = sorted({_place(write) for write in writes if isinstance(write, EventsWrite)})
+        self.places = sorted({_place(write) for write in writes if not isinstance(write, SliceWrite)})
         self.event_ids: list[EventId] = [
             (event.time_us, rows.event_key(write, index))
             for write in writes
@@ -64,7 +64,19 @@ class Applying:
             self.ledgers[key] = Ledger() if state is None else Ledger.from_bytes(state)
         self.positions = {place: positions.get(place, 0) for place in self.places}
         self._hashes = dict(hashes)
-        return [self._slice(write) if isinstance(write, SliceWrite) else self._record(write) for write in self._writes]
+        return list(map(self._one, self._writes))
+
+    def _one(self, write: Write) -> Outcome:
+        if isinstance(write, SliceWrite):
+            return self._slice(write)
+        place = _place(write)
+        if write.offset < self.positions[place]:
+            return Outcome(Verdict.DUPLICATE)
+        self.positions[place] = write.offset + 1
+        if isinstance(write, EventsWrite):
+            return self._record(write)
+        self.metrics += map(rows.metric_row, write.record.metrics)
+        return Outcome(Verdict.APPLIED)
 
     def _slice(self, write: SliceWrite) -> Outcome:
         service = write.slice.service
@@ -79,10 +91,6 @@ class Applying:
         return Outcome(verdict)
 
     def _record(self, write: EventsWrite) -> Outcome:
-        place = _place(write)
-        if write.offset < self.positions[place]:
-            return Outcome(Verdict.DUPLICATE)
-        self.positions[place] = write.offset + 1
         fresh: list[Event] = []
         duplicates = conflicts = 0
         for index, event in enumerate(write.record.events):
@@ -105,5 +113,5 @@ def _ledger_key(write: SliceWrite) -> LedgerKey:
     return (write.id.agent_id, write.id.incarnation.to_bytes(8, "big"), write.partition)
 
 
-def _place(write: EventsWrite) -> Place:
+def _place(write: EventsWrite | MetricsWrite) -> Place:
     return (str(write.partition.topic), write.partition.number)

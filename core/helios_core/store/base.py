@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Partition
-from helios_core.model import EventRecord
+from helios_core.model import EventRecord, MetricRecord
 from helios_core.store.ledger import Verdict
 
 Row = Mapping[str, Any]
@@ -31,6 +31,18 @@ class EventsWrite:
     partition: Partition
     offset: int
     record: EventRecord
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsWrite:
+    """A record from the topic `metrics`, with where it stood: its identity."""
+
+    partition: Partition
+    offset: int
+    record: MetricRecord
+
+
+Write = SliceWrite | EventsWrite | MetricsWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Statement:
 class Store(Protocol):
     """Where everything that is kept is kept. Queries are asked by their names in helios_sql."""
 
-    async def apply(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+    async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         """Applies each write once, all in one transaction that is durable on return.
 
         A write whose identity was applied before is a DUPLICATE, and a CONFLICT when its content

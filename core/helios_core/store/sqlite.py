@@ -13,7 +13,7 @@ import helios_sql
 from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.store import rows
 from helios_core.store.applying import Applying
-from helios_core.store.base import EventsWrite, Outcome, Row, SliceWrite, Statement
+from helios_core.store.base import Outcome, Row, Statement, Write
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -39,7 +39,7 @@ class SqliteStore:
             self._executor.shutdown()
             raise
 
-    async def apply(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+    async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         return await self._transaction(lambda connection: _apply(connection, writes))
 
     async def transact(self, statements: Sequence[Statement]) -> None:
@@ -93,13 +93,13 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._executor, run, self._connection)
-        except sqlite3.IntegrityError as error:
+        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
             raise ValueError(f"the store cannot keep it: {error}") from error
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"the store cannot be used: {error}; is the disk full?") from error
 
 
-def _apply(connection: sqlite3.Connection, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Outcome]:
     """Loads what decides, decides, and writes, in the transaction of the caller."""
 
     def one(name: str, **parameters: Any) -> Any:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from helios.v1 import events_pb2
 from helios_core.errors import WireError
-from helios_core.model import MAX_EVENT_BYTES, Event, EventRecord, MetricSample
+from helios_core.model import MAX_EVENT_BYTES, Event, EventRecord, MetricRecord, MetricSample
 from helios_core.sketches.latency import MAX_LATENCY_US
 from helios_core.wire.checks import check_service, check_time, level, level_to_proto, signal, signal_to_proto
 
@@ -105,3 +105,20 @@ def record_from_bytes(data: bytes) -> EventRecord:
         raise WireError(f"{len(data)} bytes are not a record of events: {error}") from error
     check_service(message.service)
     return EventRecord(message.service, message.received_us, [event_from_proto(event) for event in message.events])
+
+
+def metric_record_to_bytes(record: MetricRecord) -> bytes:
+    """A record of the topic `metrics`."""
+    return events_pb2.MetricRecord(
+        service=record.service, received_us=record.received_us, metrics=map(metric_to_proto, record.metrics)
+    ).SerializeToString()
+
+
+def metric_record_from_bytes(data: bytes) -> MetricRecord:
+    """WireError when it does not decode."""
+    try:
+        message = events_pb2.MetricRecord.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"{len(data)} bytes are not a record of metrics: {error}") from error
+    check_service(message.service)
+    return MetricRecord(message.service, message.received_us, list(map(metric_from_proto, message.metrics)))

@@ -198,3 +198,27 @@ class EventRecord(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["events", b"events", "received_us", b"received_us", "service", b"service"]) -> None: ...
 
 Global___EventRecord: typing_extensions.TypeAlias = EventRecord
+
+@typing.final
+class MetricRecord(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: builtins.int
+    RECEIVED_US_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    service: builtins.str
+    """The service that the metrics belong to."""
+    received_us: builtins.int
+    """When the collector took them, microseconds since the Unix epoch."""
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MetricSample]: ...
+    def __init__(
+        self,
+        *,
+        service: builtins.str = ...,
+        received_us: builtins.int = ...,
+        metrics: collections.abc.Iterable[Global___MetricSample] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["metrics", b"metrics", "received_us", b"received_us", "service", b"service"]) -> None: ...
+
+Global___MetricRecord: typing_extensions.TypeAlias = MetricRecord

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
 
-from helios_core.errors import StoreMismatch, StoreUnavailable
+from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable
 
 # What is raised while a database cannot be used: in all of these nothing was applied.
 UNAVAILABLE: Final = (
@@ -28,24 +30,30 @@ UNAVAILABLE: Final = (
     OSError,
     asyncio.TimeoutError,
 )
+# What no try can store. The second line is raised before anything is sent, by COPY.
+_NEVER: Final = (
+    asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError,
+    OverflowError, UnicodeEncodeError,
+)  # fmt: skip
+RAISED: Final = (asyncpg.PostgresError, *UNAVAILABLE, *_NEVER)
 _ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.InvalidAuthorizationSpecificationError, "see user and password of postgres.dsn"),
     (asyncpg.InvalidCatalogNameError, "the database of postgres.dsn is not there: createdb makes it"),
     (asyncpg.InsufficientPrivilegeError, "the user of postgres.dsn needs rights on the tables"),
     (asyncpg.ReadOnlySQLTransactionError, "the database is read-only: is it a standby, or is its disk full?"),
     (asyncpg.DiskFullError, "the database's disk is full"),
+    (asyncpg.OutOfMemoryError, "raise its max_locks_per_transaction when rows of very many days come at once"),
     (asyncpg.TooManyConnectionsError, "the server has no connection left: lower postgres.connections"),
+    (asyncpg.QueryCanceledError, "it does not answer in time"),
     (asyncio.TimeoutError, "it does not answer in time"),
     (OSError, "see whether the server of postgres.dsn is up and can be reached"),
 )
 
 
 def translated(error: Exception) -> StoreUnavailable | StoreMismatch | ValueError:
-    """The store's error for one of UNAVAILABLE or of PostgreSQL's; ValueError for what it can never store."""
+    """The store's error for one of RAISED; ValueError for what it can never store."""
     text = str(error) or type(error).__name__
-    if isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError) and not isinstance(
-        error, UNAVAILABLE
-    ):
+    if _is_about_a_value(error):
         return ValueError(f"PostgreSQL cannot store it: {text}")
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.UndefinedFunctionError):
         return StoreMismatch(
@@ -53,3 +61,25 @@ def translated(error: Exception) -> StoreUnavailable | StoreMismatch | ValueErro
         )
     advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), "")
     return StoreUnavailable(f"PostgreSQL cannot be used: {text}{'; ' if advice else ''}{advice}")
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Errors of connecting as those of Helios; what a DSN is refused with may hold a part of its password."""
+    try:
+        yield
+    except (asyncpg.PostgresError, *UNAVAILABLE, ValueError) as error:
+        if isinstance(error, ValueError) and not isinstance(error, OSError):  # a wrong certificate is both
+            raise ConfigError(
+                "postgres.dsn cannot be read: postgresql://user:password@host:port/database, with %2F for / in the "
+                "password, %23 for #, %3F for ?, %40 for @, %3A for :"
+            ) from None
+        raise translated(error) from error
+
+
+def _is_about_a_value(error: Exception) -> bool:
+    if isinstance(error, UNAVAILABLE):  # asyncpg's own InterfaceError is one, its subclass for values is none
+        return isinstance(error, asyncpg.InterfaceError) and (
+            isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError)
+        )
+    return isinstance(error, _NEVER)

@@ -9,7 +9,7 @@ import asyncpg
 
 import helios_sql
 from helios_core.errors import StoreMismatch
-from helios_core.store.postgres.errors import UNAVAILABLE, translated
+from helios_core.store.postgres.errors import RAISED, connecting, translated
 from helios_core.store.postgres.settings import PostgresSettings
 
 ENGINE: Final = "postgres"
@@ -47,6 +47,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
     """Applies what is pending, each migration in a transaction of its own; returns their names.
 
     Raises:
+        ConfigError: the DSN is none.
         StoreUnavailable: the database cannot be used.
         StoreMismatch: its schema is newer than this code.
     """
@@ -62,7 +63,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
                 await connection.execute(text)
                 await connection.execute("INSERT INTO helios_migrations VALUES ($1, $2)", version, name)
             applied.append(f"{version:04d}_{name}")
-    except (asyncpg.PostgresError, *UNAVAILABLE) as error:
+    except RAISED as error:
         raise translated(error) from error
     finally:
         await connection.close()
@@ -70,11 +71,11 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
 
 
 async def status(settings: PostgresSettings) -> SchemaState:
-    """What the database has; StoreUnavailable when it cannot be asked."""
+    """What the database has; ConfigError when the DSN is none, StoreUnavailable when it cannot be asked."""
     connection = await _connected(settings)
     try:
         return await state_of(connection)
-    except (asyncpg.PostgresError, *UNAVAILABLE) as error:
+    except RAISED as error:
         raise translated(error) from error
     finally:
         await connection.close()
@@ -108,8 +109,6 @@ def checked(state: SchemaState, *, complete: bool = False) -> None:
 
 
 async def _connected(settings: PostgresSettings) -> asyncpg.Connection[asyncpg.Record]:
-    try:
+    with connecting():
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(settings.dsn, timeout=10)
-    except (asyncpg.PostgresError, *UNAVAILABLE, ValueError) as error:
-        raise translated(error) from error
     return connection

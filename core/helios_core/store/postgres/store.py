@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import date
 from functools import cache
 from typing import Any, Final
@@ -11,20 +13,24 @@ from typing import Any, Final
 import asyncpg
 
 import helios_sql
-from helios_core.clock import from_us
-from helios_core.errors import StoreError, StoreUnavailable
+from helios_core.clock import US_PER_S, from_us
+from helios_core.errors import StoreUnavailable
 from helios_core.store import rows
 from helios_core.store.applying import Applying
-from helios_core.store.base import EventsWrite, Outcome, Row, SliceWrite, Statement
-from helios_core.store.postgres.errors import UNAVAILABLE, translated
+from helios_core.store.base import MetricsWrite, Outcome, Row, SliceWrite, Statement, Write
+from helios_core.store.postgres.errors import RAISED, connecting, translated
 from helios_core.store.postgres.migrate import ENGINE, Connection, checked, state_of
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.windows import WindowDelta
 
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
+_CLOSE_S: Final = 20.0
+_DAY_US: Final = 86_400 * US_PER_S
 _EPOCH_2000_US: Final = 946_684_800_000_000  # PostgreSQL counts its microseconds from there
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
+_JSON: Final = frozenset({"attributes", "labels", "document", "ids"})
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # in JSON, and no backslash before a plain u0000
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
 _MAX_DAYS: Final = 10_000  # remembered as made
 _WINDOW: Final = (
@@ -42,34 +48,44 @@ _METRIC: Final = ("time_us", "name", "service", "host", "value", "labels")
 class PostgresStore:
     """See `base.Store`. Several processes may use one database."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, command_s: float = _COMMAND_S) -> None:
         self._pool = pool
+        self._command_s = command_s
         self._days: set[date] = set()
         self._closed = False
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> PostgresStore:
+    async def open(cls, settings: PostgresSettings, *, command_s: float = _COMMAND_S) -> PostgresStore:
         """Connects, and looks at the schema.
 
+        Args:
+            command_s: how long one statement may take.
+
         Raises:
+            ConfigError: the DSN is none.
             StoreUnavailable: the database cannot be used.
             StoreMismatch: its schema is not the one of this code.
         """
-        try:
+        limit_ms = str(round(command_s * 1_000))
+        with connecting():
             pool = await asyncpg.create_pool(
                 settings.dsn,
                 min_size=1,
                 max_size=settings.connections,
                 timeout=_CONNECT_S,
-                command_timeout=_COMMAND_S,
+                command_timeout=command_s,
                 init=_prepare,
-                server_settings={"application_name": "helios", "timezone": "UTC"},
+                server_settings={
+                    "application_name": "helios",
+                    "timezone": "UTC",
+                    # A server that has lost us lets go of what we have locked.
+                    "statement_timeout": limit_ms,
+                    "idle_in_transaction_session_timeout": limit_ms,
+                },
             )
-        except (asyncpg.PostgresError, *UNAVAILABLE, ValueError) as error:
-            raise translated(error) from error
-        store = cls(pool)
+        store = cls(pool, command_s=command_s)
         try:
-            async with pool.acquire() as connection:
+            async with store._connection() as connection:
                 state = await state_of(connection)
             checked(state, complete=True)
         except BaseException:
@@ -77,60 +93,71 @@ class PostgresStore:
             raise
         return store
 
-    async def apply(self, writes: Sequence[SliceWrite | EventsWrite]) -> list[Outcome]:
+    async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         applying = Applying(writes)
         try:
-            async with self._pool.acquire() as connection, connection.transaction():
-                outcomes = applying.run(
-                    await _ledgers(connection, applying),
-                    await _positions(connection, applying),
-                    await _hashes(connection, applying),
-                )
-                days = _days_of(applying) - self._days
-                if days:
-                    text, arguments = _prepared("make_days", {"days": sorted(days)})
-                    await connection.execute(text, *arguments)
-                await _write(connection, applying)
-        except (asyncpg.PostgresError, *UNAVAILABLE) as error:
+            async with self._connection() as connection:
+                days = _days_of(writes) - self._days
+                if days:  # before the transaction: nothing waits for their locks, and they may be many
+                    await _execute(connection, "make_days", {"days": sorted(days)})
+                async with connection.transaction():
+                    outcomes = applying.run(
+                        await _ledgers(connection, applying),
+                        await _positions(connection, applying),
+                        await _hashes(connection, applying),
+                    )
+                    await _write(connection, applying)
+        except StoreUnavailable:
             self._days.clear()  # a day that was there may have been pruned
-            raise self._said(error) from error
+            raise
         self._days = days if len(self._days) > _MAX_DAYS else self._days | days
         return outcomes
 
     async def transact(self, statements: Sequence[Statement]) -> None:
-        try:
-            async with self._pool.acquire() as connection, connection.transaction():
-                for statement in statements:
-                    text, arguments = _prepared(statement.name, statement.parameters)
-                    await connection.execute(text, *arguments)
-        except (asyncpg.PostgresError, *UNAVAILABLE) as error:
-            raise self._said(error) from error
+        async with self._connection() as connection, connection.transaction():
+            for statement in statements:
+                await _execute(connection, statement.name, statement.parameters)
 
     async def query(self, name: str, **parameters: Any) -> list[Row]:
         text, arguments = _prepared(name, parameters)
-        try:
-            async with self._pool.acquire() as connection:
-                return [dict(row) for row in await connection.fetch(text, *arguments)]
-        except (asyncpg.PostgresError, *UNAVAILABLE) as error:
-            raise self._said(error) from error
+        async with self._connection() as connection:
+            return [dict(row) for row in await connection.fetch(text, *arguments)]
 
     async def prune(self, before_us: int) -> None:
-        await self.transact([Statement("prune", {"before_us": before_us})])
+        async with self._connection() as connection:  # it commits after each day
+            await _execute(connection, "prune", {"before_us": before_us})
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._pool.close()
+            with suppress(TimeoutError):  # the pool has cut what is still under way by then
+                await asyncio.wait_for(self._pool.close(), min(_CLOSE_S, self._command_s))
 
-    def _said(self, error: Exception) -> StoreError | ValueError:
-        return StoreUnavailable("the store is closed") if self._closed else translated(error)
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool; what goes wrong with it, as an error of the store."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        try:
+            async with self._pool.acquire(timeout=self._command_s) as connection:
+                yield connection
+        except RAISED as error:
+            raise translated(error) from error
 
 
-def _days_of(applying: Applying) -> set[date]:
-    """The days (UTC) that get rows."""
-    times_us = {delta.start_us for delta in applying.deltas}
-    times_us.update(row["time_us"] for table in (applying.events, applying.metrics) for row in table)
-    return {from_us(time_us).date() for time_us in times_us}
+def _days_of(writes: Sequence[Write]) -> set[date]:
+    """The days (UTC) that may get rows."""
+    times_us: set[int] = set()
+    for write in writes:
+        if isinstance(write, SliceWrite):
+            times_us.update(delta.start_us for delta in write.slice.deltas)
+            times_us.update(metric.time_us for metric in write.slice.metrics)
+            times_us.update(sample.time_us for sample in write.slice.samples)
+        elif isinstance(write, MetricsWrite):
+            times_us.update(metric.time_us for metric in write.record.metrics)
+        else:
+            times_us.update(event.time_us for event in write.record.events)
+    return {from_us(day * _DAY_US).date() for day in {time_us // _DAY_US for time_us in times_us}}
 
 
 async def _prepare(connection: Connection) -> None:
@@ -156,7 +183,12 @@ def _positional(name: str) -> tuple[str, tuple[str, ...]]:
 
 def _prepared(name: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
     text, names = _positional(name)
-    return text, [parameters[key] for key in names]
+    return text, [_kept(key, parameters[key]) for key in names]
+
+
+async def _execute(connection: Connection, name: str, parameters: Mapping[str, Any]) -> None:
+    text, arguments = _prepared(name, parameters)
+    await connection.execute(text, *arguments)
 
 
 async def _ledgers(connection: Connection, applying: Applying) -> dict[tuple[bytes, bytes, int], bytes]:
@@ -165,8 +197,7 @@ async def _ledgers(connection: Connection, applying: Applying) -> dict[tuple[byt
         return {}
     agents, incarnations, partitions = zip(*applying.ledger_keys, strict=True)
     asked = {"agents": agents, "incarnations": incarnations, "partitions": partitions}
-    text, arguments = _prepared("claim_ledgers", asked)
-    await connection.execute(text, *arguments)
+    await _execute(connection, "claim_ledgers", asked)
     text, arguments = _prepared("ledger_states", asked)
     return {
         (agent, incarnation, partition): state
@@ -181,8 +212,7 @@ async def _positions(connection: Connection, applying: Applying) -> dict[tuple[s
         return {}
     topics, partitions = zip(*applying.places, strict=True)
     asked = {"topics": topics, "partitions": partitions}
-    text, arguments = _prepared("claim_positions", asked)
-    await connection.execute(text, *arguments)
+    await _execute(connection, "claim_positions", asked)
     text, arguments = _prepared("positions", asked)
     return {(topic, number): offset for topic, number, offset in await connection.fetch(text, *arguments)}
 
@@ -197,21 +227,26 @@ async def _hashes(connection: Connection, applying: Applying) -> dict[tuple[int,
 
 
 async def _write(connection: Connection, applying: Applying) -> None:
-    templates = [_clean(row) for row in rows.template_rows(applying.deltas)]
+    """Everywhere in the order of the key, so that two writers wait for each other and never in a circle."""
+    templates = list(rows.template_rows(applying.deltas))
+    events = sorted(applying.events, key=lambda row: (row["time_us"], row["idem_key"]))
     await _copy(connection, "windows", _WINDOW, map(_window, applying.deltas))
     await _copy(connection, "window_templates", _TEMPLATE, templates)
-    await _copy(connection, "events", _EVENT, map(_clean, applying.events))
-    await _copy(connection, "metrics", _METRIC, map(_clean, applying.metrics))
+    await _copy(connection, "events", _EVENT, events)
+    await _copy(connection, "metrics", _METRIC, applying.metrics)
     if templates:
         columns = ("service", "template_id", "level", "text", "start_us")
-        text, arguments = _prepared("upsert_templates", {name: [row[name] for row in templates] for name in columns})
-        await connection.execute(text, *arguments)
+        await _execute(
+            connection,
+            "upsert_templates",
+            {name: [_kept(name, row[name]) for row in templates] for name in columns},
+        )
     await _many(connection, "save_ledger", rows.ledger_rows(applying.ledgers))
     await _many(connection, "save_position", rows.position_rows(applying.positions))
 
 
 async def _copy(connection: Connection, table: str, columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> None:
-    records = [tuple([row[column] for column in columns]) for row in found]
+    records = [tuple([_kept(column, row[column]) for column in columns]) for row in found]
     if records:
         await connection.copy_records_to_table(table, records=records)
 
@@ -226,9 +261,10 @@ def _window(delta: WindowDelta) -> dict[str, Any]:
     return rows.window_row(delta) | {"levels": delta.levels}
 
 
-def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Without NUL, which PostgreSQL's texts cannot hold."""
-    return {
-        name: value.replace("\0", "\ufffd").replace("\\u0000", "\\ufffd") if isinstance(value, str) else value
-        for name, value in row.items()
-    }
+def _kept(name: str, value: Any) -> Any:
+    """The value of a column or parameter without NUL, which PostgreSQL's texts cannot hold."""
+    if not isinstance(value, str):
+        return value
+    if name in _JSON:
+        return _NUL.sub(r"\1\\ufffd", value) if "\\u0000" in value else value
+    return value.replace("\0", "\ufffd")

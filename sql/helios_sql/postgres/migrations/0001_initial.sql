@@ -1,5 +1,6 @@
 -- Latencies are integer microseconds. What is measured stands in tables by day: hypertables of TimescaleDB
--- where it is installed, declarative partitions without it (helios_make_days makes these).
+-- where it is installed, declarative partitions without it (helios_make_days makes these). Names are in
+-- the order of their bytes, as in SQLite.
 DO $$
 DECLARE
     timescale boolean := EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb');
@@ -10,7 +11,7 @@ BEGIN
     EXECUTE 'CREATE TABLE windows (
         start_time         timestamptz NOT NULL,
         duration_ms        integer     NOT NULL,
-        service            text        NOT NULL,
+        service            text COLLATE "C" NOT NULL,
         host               text        NOT NULL,
         signal             smallint    NOT NULL,
         events             bigint      NOT NULL,
@@ -28,7 +29,7 @@ BEGIN
 
     -- Template ids are the contract''s unsigned 64-bit numbers, stored as signed ones of the same bits.
     EXECUTE 'CREATE TABLE window_templates (
-        service     text        NOT NULL,
+        service     text COLLATE "C" NOT NULL,
         template_id bigint      NOT NULL,
         start_time  timestamptz NOT NULL,
         count       bigint      NOT NULL
@@ -36,7 +37,7 @@ BEGIN
 
     EXECUTE 'CREATE TABLE events (
         time         timestamptz NOT NULL,
-        service      text        NOT NULL,
+        service      text COLLATE "C" NOT NULL,
         level        smallint    NOT NULL,
         message      text        NOT NULL,
         latency_us   bigint,
@@ -55,8 +56,8 @@ BEGIN
 
     EXECUTE 'CREATE TABLE metrics (
         time    timestamptz      NOT NULL,
-        name    text             NOT NULL,
-        service text             NOT NULL,
+        name    text COLLATE "C" NOT NULL,
+        service text COLLATE "C" NOT NULL,
         host    text             NOT NULL,
         value   double precision NOT NULL,
         labels  jsonb            NOT NULL
@@ -78,13 +79,13 @@ CREATE INDEX windows_start ON windows (start_time);
 CREATE INDEX window_templates_service_start ON window_templates (service, start_time);
 CREATE INDEX events_service_time ON events (service, time);
 CREATE INDEX events_errors ON events (service, time) WHERE level >= 4;
-CREATE INDEX events_trace ON events (trace_id) WHERE trace_id <> '';
+CREATE INDEX events_trace ON events USING hash (trace_id) WHERE trace_id <> '';  -- of any length
 CREATE INDEX events_template ON events (service, template_id, time) WHERE template_id <> 0;
 CREATE INDEX events_attributes ON events USING gin (attributes jsonb_path_ops);
 CREATE INDEX metrics_name_time ON metrics (name, service, time);
 
 CREATE TABLE templates (
-    service     text        NOT NULL,
+    service     text COLLATE "C" NOT NULL,
     template_id bigint      NOT NULL,
     level       smallint    NOT NULL,
     text        text        NOT NULL,
@@ -104,16 +105,16 @@ CREATE TABLE ledger (
 
 -- How far the records of raw events were applied.
 CREATE TABLE positions (
-    topic       text    NOT NULL,
+    topic       text COLLATE "C" NOT NULL,
     partition   integer NOT NULL,
     next_offset bigint  NOT NULL,
     PRIMARY KEY (topic, partition)
 );
 
 CREATE TABLE anomalies (
-    id         text        NOT NULL PRIMARY KEY,
-    service    text        NOT NULL,
-    state      text        NOT NULL,  -- fired, raised, resolved
+    id         text COLLATE "C" NOT NULL PRIMARY KEY,
+    service    text COLLATE "C" NOT NULL,
+    state      text COLLATE "C" NOT NULL,  -- fired, raised, resolved
     severity   text        NOT NULL,
     decided_at timestamptz NOT NULL,  -- end of the horizon that decided it
     document   jsonb       NOT NULL   -- helios_core.alerts.Alert
@@ -122,8 +123,8 @@ CREATE INDEX anomalies_service_time ON anomalies (service, decided_at);
 CREATE INDEX anomalies_time ON anomalies (decided_at);
 
 CREATE TABLE incidents (
-    id          text        NOT NULL PRIMARY KEY,
-    state       text        NOT NULL,  -- triggered, acknowledged, resolved
+    id          text COLLATE "C" NOT NULL PRIMARY KEY,
+    state       text COLLATE "C" NOT NULL,  -- triggered, acknowledged, resolved
     severity    text        NOT NULL,
     opened_at   timestamptz NOT NULL,
     updated_at  timestamptz NOT NULL,
@@ -133,7 +134,7 @@ CREATE TABLE incidents (
 CREATE INDEX incidents_opened ON incidents (opened_at);
 
 CREATE TABLE reports (
-    incident_id text        NOT NULL,
+    incident_id text COLLATE "C" NOT NULL,
     revision    integer     NOT NULL,
     created_at  timestamptz NOT NULL,
     generator   text        NOT NULL,  -- rules, llm
@@ -142,53 +143,62 @@ CREATE TABLE reports (
     PRIMARY KEY (incident_id, revision)
 );
 
--- Makes room for these days (UTC) in the tables by day; hypertables do it by themselves.
-CREATE FUNCTION helios_make_days(days date[]) RETURNS void
+-- Makes room for these days (UTC) in the tables by day; hypertables do it by themselves. A table is made
+-- beside its parent and attached: unlike PARTITION OF that waits for no reader or writer, and none for it.
+CREATE PROCEDURE helios_make_days(days date[])
 LANGUAGE plpgsql AS $$
 DECLARE
     parent text;
     day    date;
     made   text;
 BEGIN
-    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
+    IF (SELECT relkind FROM pg_class WHERE oid = 'windows'::regclass) <> 'p' THEN
         RETURN;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('helios_make_days'));
     FOREACH day IN ARRAY days LOOP
+        PERFORM pg_advisory_xact_lock(hashtext('helios_make_days'));
         FOREACH parent IN ARRAY ARRAY['windows', 'window_templates', 'events', 'metrics'] LOOP
             made := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
             IF to_regclass(made) IS NULL THEN
+                EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', made, parent);
                 EXECUTE format(
-                    'CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
-                    made, parent, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00'
+                    'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                    parent, made, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00'
                 );
             END IF;
         END LOOP;
+        COMMIT;
     END LOOP;
 END
 $$;
 
--- Drops the days that lie before `before` as a whole, and what else is older.
-CREATE FUNCTION helios_prune(before timestamptz) RETURNS void
+-- Drops the days that lie before `before` as a whole, each in a transaction of its own, and what else is older.
+-- A day that somebody reads for longer (a dump) is left for the next time: who waits for a table to drop it
+-- holds up everybody else.
+CREATE PROCEDURE helios_prune(before timestamptz)
 LANGUAGE plpgsql AS $$
 DECLARE
-    parent    text;
-    old       text;
-    timescale boolean := EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb');
+    parent  text;
+    command text;
 BEGIN
     FOREACH parent IN ARRAY ARRAY['windows', 'window_templates', 'events', 'metrics'] LOOP
-        IF timescale THEN
-            PERFORM drop_chunks(parent::regclass, older_than => before);
-        ELSE
-            FOR old IN
-                SELECT child.relname FROM pg_inherits
-                JOIN pg_class AS child ON child.oid = inhrelid
-                WHERE inhparent = parent::regclass
-                  AND to_date(right(child.relname, 8), 'YYYYMMDD') + 1 <= (before AT TIME ZONE 'UTC')::date
-            LOOP
-                EXECUTE format('DROP TABLE %I', old);
-            END LOOP;
-        END IF;
+        FOR command IN
+            SELECT format('DROP TABLE %I', child.relname) FROM pg_inherits
+            JOIN pg_class AS child ON child.oid = inhrelid
+            WHERE inhparent = parent::regclass AND child.relispartition
+              AND child.relname < format('%s_%s', parent, to_char(before AT TIME ZONE 'UTC', 'YYYYMMDD'))
+            UNION ALL
+            SELECT format('SELECT drop_chunks(%L::regclass, older_than => %L::timestamptz)', parent, before)
+            FROM pg_class WHERE oid = parent::regclass AND relkind = 'r'
+        LOOP
+            BEGIN
+                SET LOCAL lock_timeout = '2s';
+                EXECUTE command;
+            EXCEPTION WHEN lock_not_available THEN
+                RAISE WARNING 'left for the next time: %', command;
+            END;
+            COMMIT;
+        END LOOP;
     END LOOP;
     DELETE FROM anomalies WHERE decided_at < before;
     DELETE FROM templates WHERE last_seen < before;

@@ -1,1 +1,1 @@
-SELECT helios_make_days(:days::date[])
+CALL helios_make_days(:days::date[])

@@ -1,1 +1,1 @@
-SELECT helios_prune(:before_us)
+CALL helios_prune(:before_us::timestamptz)

@@ -1,0 +1,108 @@
+"""The body of a request: read within its limits, unpacked within its limits, and not waited for when stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from helios_core.errors import WireError
+from helios_core.routes import Receive
+
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
+MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
+_T = TypeVar("_T")
+
+
+class BodyError(WireError):
+    """A body of which nothing can be used.
+
+    Attributes:
+        status: the HTTP status that says so.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Gate:
+    """Lets requests in until the collector stops, and then waits for those that are on their way to the bus."""
+
+    def __init__(self) -> None:
+        self._closed = asyncio.Event()
+        self._passing = 0
+        self._passed = asyncio.Event()
+
+    def is_closed(self) -> bool:
+        """What comes is to be refused, and sent again."""
+        return self._closed.is_set()
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """While a request publishes."""
+        self._passing += 1
+        try:
+            yield
+        finally:
+            self._passing -= 1
+            self._passed.set()
+
+    async def close(self) -> None:
+        """Returns when those under way are on the bus."""
+        self._closed.set()
+        while self._passing:
+            self._passed.clear()
+            await self._passed.wait()
+
+    async def unless_closed(self, coming: Awaitable[_T]) -> _T | None:
+        """What comes, or None when the gate is closed sooner."""
+        tasks = asyncio.ensure_future(coming), asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].result() if tasks[0].done() else None
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def plain(body: bytes, encoding: str) -> bytes:
+    """The body without its compression; BodyError for one that is too large or damaged."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding != "gzip":
+        raise BodyError(f"Content-Encoding {encoding!r}: gzip or none", 415)
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        data = unzip.decompress(body, MAX_PLAIN_BYTES)
+    except zlib.error as error:
+        raise BodyError(f"the gzip body is damaged: {error}") from error
+    if unzip.unconsumed_tail:
+        raise BodyError(f"the body unpacks to more than {MAX_PLAIN_BYTES} bytes: send less at once", 413)
+    if not unzip.eof:
+        raise BodyError("the gzip body ends too early")
+    return data
+
+
+async def read(headers: Mapping[str, str], receive: Receive, gate: Gate) -> bytes:
+    """The body, never more of it than the limit; a body that goes on is not waited for when stopping."""
+    announced = headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+        raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive() if not parts else await gate.unless_closed(receive())
+        if message is None:
+            return b"".join(parts)
+        if message["type"] == "http.disconnect":
+            raise BodyError("the client went away before the body was complete")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BodyError(f"a body of more than {MAX_BODY_BYTES} bytes: send less at once", 413)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)

@@ -1,0 +1,1 @@
+"""OpenTelemetry's protocol: logs, spans and metrics as its SDKs and its collector send them."""

@@ -1,0 +1,133 @@
+"""Takes what OTLP brings: converts it, puts it on the bus, and only then says what became of it.
+
+OTLP has no identity for a resend, so that what is sent again is counted again: at least once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb2
+
+from helios_collector.ingest import ServiceNames, event_records
+from helios_collector.otlp import convert
+from helios_collector.telemetry import Telemetry
+from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
+from helios_core.clock import Clock
+from helios_core.model import Event, EventRecord, MetricRecord, MetricSample
+from helios_core.records import dead_letter, metrics_record
+
+_MAX_REASONS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of the three requests of OTLP.
+
+    Attributes:
+        name: in paths and metrics.
+        request, response: the messages.
+        converted: what the request says.
+        rejected: the field of a partial success that counts what was not taken.
+    """
+
+    name: str
+    request: type[Message]
+    response: type[Message]
+    converted: Callable[[Any, int], convert.Converted]
+    rejected: str
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "logs",
+            logs_pb2.ExportLogsServiceRequest,
+            logs_pb2.ExportLogsServiceResponse,
+            convert.logs,
+            "rejected_log_records",
+        ),
+        Kind(
+            "traces",
+            trace_pb2.ExportTraceServiceRequest,
+            trace_pb2.ExportTraceServiceResponse,
+            convert.traces,
+            "rejected_spans",
+        ),
+        Kind(
+            "metrics",
+            metrics_pb2.ExportMetricsServiceRequest,
+            metrics_pb2.ExportMetricsServiceResponse,
+            convert.metrics,
+            "rejected_data_points",
+        ),
+    )
+}
+
+
+class Receiver:
+    """See the module.
+
+    Args:
+        names: of services; shared with whatever else takes raw events.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, names: ServiceNames, telemetry: Telemetry) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._names = names
+        self._telemetry = telemetry
+
+    async def take(self, kind: Kind, request: Message, client: str) -> Any:
+        """The response, when all that is taken is safe on the bus.
+
+        What can never be taken goes to the dead letter and is counted in a partial success, which the
+        sender does not repeat; without any the partial success is not set (OTLP specification).
+
+        Raises:
+            BusUnavailable: nothing of it is known to be safe; it is to be sent again.
+        """
+        now_us = self._clock.now_us()
+        made = kind.converted(request, now_us)
+        records = [dead_letter(f"otlp {kind.name}", reason, raw) for reason, raw in made.rejected]
+        events: defaultdict[str, list[Event]] = defaultdict(list)
+        for event in made.events:
+            name = self._names.under(event.service, client)
+            events[name].append(event if name == event.service else replace(event, service=name))
+        metrics: defaultdict[str, list[MetricSample]] = defaultdict(list)
+        for sample in made.metrics:
+            metrics[self._names.under(sample.service, client)].append(sample)
+        for service, own in events.items():
+            records += event_records(EventRecord(service, now_us, own))
+        for service, samples in metrics.items():
+            records += _metric_records(MetricRecord(service, now_us, samples))
+        await self._bus.publish(records)
+        self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
+        self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
+        self._telemetry.otlp_passed_over.inc(made.passed_over)
+        response: Any = kind.response()
+        if made.rejected:
+            setattr(response.partial_success, kind.rejected, len(made.rejected))
+            reasons = list(dict.fromkeys(reason for reason, _ in made.rejected))
+            response.partial_success.error_message = "; ".join(reasons[:_MAX_REASONS])
+        return response
+
+
+def _metric_records(record: MetricRecord) -> list[Record]:
+    """As records that the bus takes: usually one."""
+    made = metrics_record(record)
+    if len(made.value) <= MAX_RECORD_BYTES // 2 or len(record.metrics) == 1:
+        return [made]
+    middle = len(record.metrics) // 2
+    return [
+        part
+        for samples in (record.metrics[:middle], record.metrics[middle:])
+        for part in _metric_records(MetricRecord(record.service, record.received_us, samples))
+    ]
