@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from tests.e2e.conftest import stored
-from tests.e2e.test_agent import AGENT, EVENTS
+from tests.e2e.test_agent import EVENTS
+from tests.e2e.test_agent import PLAIN as AGENT
 from tests.e2e.test_collector import Collector, running
 
 LINES = 1_000_000

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helios_agent.replay import service_of
 from helios_detector.simulate.placement import Injection
 from helios_detector.simulate.scenario import Scenario, Simulation
 from tests.e2e.conftest import Helios, access_log, stored
@@ -76,6 +77,40 @@ def test_a_small_file_that_grows_keeps_its_place(helios: Helios, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    raises=AssertionError, reason="a replay takes what a file ends with for a line, and the rest of it for another"
+)
+def test_a_last_line_that_is_completed_later_is_one_event(helios: Helios, tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    lines = [f'{{"timestamp":"2026-03-02T00:00:{i:02d}Z","service":"web","level":"INFO"}}\n' for i in range(40)]
+    log.write_text("".join(lines[:30])[:-30])
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    log.write_text("".join(lines))
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    assert stored(tmp_path / "data", EVENTS) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="the beginning of a line of Docker's is kept in memory alone: its end is then unparsed",
+)
+def test_a_line_that_docker_splits_is_whole_over_two_replays(helios: Helios, tmp_path: Path) -> None:
+    def wrapped(text: str, second: int) -> str:
+        return json.dumps({"log": text, "stream": "stdout", "time": f"2026-03-02T00:00:{second:02d}.0Z"}) + "\n"
+
+    inner = [json.dumps({"service": "web", "level": "ERROR", "message": f"no item {i}"}) + "\n" for i in range(40)]
+    lines = [wrapped(text, i) for i, text in enumerate(inner)]
+    log = tmp_path / "container.log"
+    log.write_text("".join(lines[:20]) + wrapped(inner[20][:20], 20))
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    with log.open("a") as file:
+        file.writelines([wrapped(inner[20][20:], 20), *lines[21:]])
+    assert helios("replay", log, "--data-dir", "data").returncode == 0
+    assert stored(tmp_path / "data", "SELECT sum(errors) FROM windows WHERE service = 'web'") == 40
+
+
+@pytest.mark.slow
 def test_a_compressed_file_counts_the_same(helios: Helios, tmp_path: Path) -> None:
     log = access_log(tmp_path / "access.log", 2_000)
     packed = tmp_path / "access.log.gz"
@@ -96,49 +131,24 @@ def test_files_are_merged_by_time(helios: Helios, tmp_path: Path) -> None:
     assert connection_rows == 80
 
 
-BAD = [
-    (b"{broken\n", "half a JSON line"),
-    (b"\xff\xfe\x00\x01\n", "bytes that are no text"),
-    (b'{"timestamp":"0001-01-01T00:00:00Z","service":"web","level":"INFO"}\n', "the year 1"),
-    (b'{"timestamp":"9999-12-31T23:59:59Z","service":"web","level":"INFO"}\n', "the year 9999"),
-    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"web","level":"INFO","latency_ms":-5}\n', "a negative latency"),
-    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"web","level":"INFO","latency_ms":NaN}\n', "NaN"),
-    (b'{"timestamp":"2026-03-02T00:00:00Z","service":"' + b"x" * 10_240 + b'","level":"INFO"}\n', "a 10 kB name"),
-    (b'{"a":"' + b"y" * 10_000_000 + b'"}\n', "a line of 10 MB"),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("bad", "what"), BAD, ids=[what for _, what in BAD])
-def test_bad_input_loses_no_good_input_beside_it(helios: Helios, tmp_path: Path, bad: bytes, what: str) -> None:
-    good = [
-        f'{{"timestamp":"2026-03-02T00:{i // 60:02d}:{i % 60:02d}Z","service":"web","level":"INFO","latency_ms":5}}\n'
-        for i in range(600)
-    ]
-    log = tmp_path / "app.jsonl"
-    log.write_bytes("".join(good[:300]).encode() + bad + "".join(good[300:]).encode())
-    ran = helios("replay", log, "--data-dir", "data", "--json")
-    assert ran.returncode == 0, ran.stderr
-    summary = json.loads(ran.stdout)
-    assert summary["lines"] == 601
-    assert summary["lines"] == summary["events"] + summary["unparsed"] + sum(summary["dropped"].values())
-    in_good_windows = "SELECT sum(events) FROM windows WHERE service = 'web' AND start_us >= 1772409600000000"
-    assert stored(tmp_path / "data", in_good_windows) >= 600
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_names_are_bounded(helios: Helios, tmp_path: Path) -> None:
-    log = tmp_path / "app.jsonl"
-    with log.open("w") as file:
-        file.writelines(
-            f'{{"timestamp":"2026-03-02T00:00:{i % 60:02d}Z","service":"s{i}","level":"INFO"}}\n'
-            for i in range(100_000)
-        )
-    ran = helios("replay", log, "--data-dir", "data", "--json")
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["events"] == 100_000
-    assert stored(tmp_path / "data", "SELECT count(DISTINCT service) FROM windows") == 2_001
-    assert stored(tmp_path / "data", "SELECT sum(events) FROM windows WHERE service = '_overflow'") == 98_000
+@pytest.mark.parametrize(
+    ("file", "service"),
+    [
+        ("checkout.log", "checkout"),
+        ("checkout.2026-03-02.log.gz", "checkout"),
+        ("checkout-20260302.log", "checkout"),
+        ("access.log.3", "access"),
+        pytest.param(
+            "price-76846864d9-nmjz7.log",
+            "price-76846864d9-nmjz7",
+            marks=pytest.mark.xfail(
+                raises=AssertionError, reason="any eight digits are taken for a date, and all behind them is cut off"
+            ),
+        ),
+    ],
+)
+def test_a_date_in_the_name_of_a_file_is_not_of_its_service(file: str, service: str) -> None:
+    assert service_of(Path(file)) == service
 
 
 @pytest.mark.slow
