@@ -6,6 +6,8 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
+from gzip import GzipFile
+from io import BytesIO
 from typing import Final, TypeVar
 
 from helios_core.errors import WireError
@@ -74,15 +76,17 @@ def plain(body: bytes, encoding: str) -> bytes:
         return body
     if encoding != "gzip":
         raise BodyError(f"Content-Encoding {encoding!r}: gzip or none", 415)
-    unzip = zlib.decompressobj(wbits=31)
+    if not body:
+        raise BodyError("the gzip body is empty")
     try:
-        data = unzip.decompress(body, MAX_PLAIN_BYTES)
-    except zlib.error as error:
+        with GzipFile(fileobj=BytesIO(body)) as unzip:  # it may have several parts, one after the other
+            data = unzip.read(MAX_PLAIN_BYTES + 1)
+    except EOFError as error:
+        raise BodyError("the gzip body ends too early") from error
+    except (OSError, zlib.error) as error:
         raise BodyError(f"the gzip body is damaged: {error}") from error
-    if unzip.unconsumed_tail:
+    if len(data) > MAX_PLAIN_BYTES:
         raise BodyError(f"the body unpacks to more than {MAX_PLAIN_BYTES} bytes: send less at once", 413)
-    if not unzip.eof:
-        raise BodyError("the gzip body ends too early")
     return data
 
 

@@ -41,7 +41,7 @@ async def run(context: Context) -> None:
         for path in EVENTS_PATHS:
             context.routes.mount(path, ingest)
         for path in OTLP_PATHS:
-            context.routes.mount(path, OtlpHttp(receiver, context.keys, gate))
+            context.routes.mount(path, OtlpHttp(receiver, context.keys, gate, telemetry))
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
         server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry, names, receiver)

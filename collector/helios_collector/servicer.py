@@ -15,9 +15,9 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from helios.retry_info import TRAILER, retry_details
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.events import checked
+from helios_collector.faults import Faults, unavailable
 from helios_collector.ingest import Ingest, ServiceNames, client_of, event_records, peer_address
 from helios_collector.otlp import servicer as otlp
 from helios_collector.otlp.receiver import Receiver
@@ -25,13 +25,13 @@ from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Bus
 from helios_core.clock import Clock
-from helios_core.errors import BusUnavailable, WireError
+from helios_core.errors import WireError
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 from helios_core.settings import split
 
-_RETRY_AFTER_S: Final = 1.0
+_MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger(__name__)
 
@@ -100,10 +100,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             by_service[name].append(event if name == event.service else replace(event, service=name))
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
-        try:
-            await self._bus.publish(records)
-        except BusUnavailable as error:
-            await unavailable(context, str(error))
+        await self._bus.publish(records)
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
         self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
@@ -122,13 +119,6 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             code = grpc.StatusCode.PERMISSION_DENIED if fault.known else grpc.StatusCode.UNAUTHENTICATED
             await context.abort(code, fault.message)
         return client_of(self._keys, *sent, peer_address(context.peer()))
-
-
-async def unavailable(context: _Context, message: str) -> None:
-    """Ends the call with UNAVAILABLE, and says when to try again."""
-    code = grpc.StatusCode.UNAVAILABLE
-    context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, _RETRY_AFTER_S)),))
-    await context.abort(code, message)
 
 
 class Server:
@@ -163,15 +153,19 @@ async def serve(
         OSError: the address cannot be bound.
     """
     _probe(address)
-    server = aio.server(options=[("grpc.max_receive_message_length", 4 * 1024 * 1024), ("grpc.so_reuseport", 0)])
-    servicer = HeliosServicer(bus, clock, keys, telemetry or Telemetry(), names)
+    telemetry = telemetry or Telemetry()
+    server = aio.server(
+        interceptors=[Faults(telemetry)],
+        options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+    )
+    servicer = HeliosServicer(bus, clock, keys, telemetry, names)
     service_pb2_grpc.add_HeliosServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
     served = ["helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME]
     if receiver is not None:
-        served += otlp.add(server, receiver, servicer.admit, unavailable)
+        served += otlp.add(server, receiver, servicer.admit)
     reflection.enable_server_reflection(served, server)
     try:
         port = server.add_insecure_port(address)

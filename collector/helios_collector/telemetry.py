@@ -41,6 +41,7 @@ class Telemetry:
         self.otlp_passed_over = self._counter(
             "helios_otlp_spans_passed_over", "Spans inside a service, which are no requests to it."
         )
+        self.faults = self._counter("helios_request_faults", "Requests that failed by an error that was not expected.")
         self.applied = self._counter("helios_store_records_applied", "Records of the bus that were applied.")
         self.duplicates = self._counter("helios_store_duplicates", "Slices and events that had been applied before.")
         self.conflicts = self._counter("helios_store_conflicts", "Same identity with other content: dead-lettered.")

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import DataPointFlags, Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
@@ -33,8 +33,13 @@ _HOSTS: Final = ("host.name", "k8s.node.name", "host.id")
 _ENDPOINTS: Final = ("http.route", "url.path", "http.target", "rpc.method", "messaging.destination.name")
 # Severity numbers go in fours: TRACE and DEBUG, INFO, WARN, ERROR, FATAL.
 _LEVELS: Final = (Level.DEBUG, Level.DEBUG, Level.INFO, Level.WARN, Level.ERROR, Level.CRITICAL)
+_MAX_SEVERITY: Final = 4 * len(_LEVELS)
+_OPTIONAL: Final = ("sum", "min", "max")  # of histograms
 _ENTRIES: Final = (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CONSUMER)
 _MAX_TEXT: Final = 256
+_TRACE_ID_BYTES: Final = 16
+_SPAN_ID_BYTES: Final = 8
+_NO_VALUE: Final = DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
 
 
 @dataclass(slots=True)
@@ -65,8 +70,7 @@ class _Source:
     @classmethod
     def of(cls, resource: Resource) -> _Source:
         attributes = _attributes(resource.attributes)
-        host = next((str(attributes[name]) for name in _HOSTS if attributes.get(name)), "")
-        return cls(str(attributes.get("service.name") or UNKNOWN_SERVICE), host[:_MAX_TEXT])
+        return cls(_first(attributes, ("service.name",)) or UNKNOWN_SERVICE, _first(attributes, _HOSTS)[:_MAX_TEXT])
 
 
 def logs(request: ExportLogsServiceRequest, now_us: int) -> Converted:
@@ -90,7 +94,7 @@ def traces(request: ExportTraceServiceRequest, now_us: int) -> Converted:
         source = _Source.of(resource.resource)
         for scope in resource.scope_spans:
             for span in scope.spans:
-                if span.kind in _ENTRIES or not span.parent_span_id:
+                if span.kind in _ENTRIES or not any(span.parent_span_id):
                     _take(made, _span(span, source, now_us), span)
                 else:
                     made.passed_over += 1
@@ -135,17 +139,16 @@ def _log(record: LogRecord, source: _Source, now_us: int) -> Event:
     attributes = _attributes(record.attributes)
     if record.event_name:
         attributes.setdefault("event.name", record.event_name)
-    body = _value(record.body)
     time_us = _time_us(record.time_unix_nano or record.observed_time_unix_nano, now_us, attributes)
-    level = _LEVELS[min((record.severity_number + 3) // 4, 5)] if record.severity_number > 0 else Level.UNSPECIFIED
+    severity = record.severity_number
     return Event(
         time_us=time_us,
         service=source.service,
-        level=level or level_of(record.severity_text),
-        message=body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body is not None else "",
-        endpoint=_endpoint(attributes),
-        trace_id=record.trace_id.hex(),
-        span_id=record.span_id.hex(),
+        level=_LEVELS[(severity - 1) // 4] if 0 < severity <= _MAX_SEVERITY else level_of(record.severity_text),
+        message=_text(_value(record.body)),
+        endpoint=_first(attributes, _ENDPOINTS),
+        trace_id=_id(record.trace_id, _TRACE_ID_BYTES),
+        span_id=_id(record.span_id, _SPAN_ID_BYTES),
         host=source.host,
         attributes=attributes,
     )
@@ -154,16 +157,17 @@ def _log(record: LogRecord, source: _Source, now_us: int) -> Event:
 def _span(span: Span, source: _Source, now_us: int) -> Event:
     attributes = _attributes(span.attributes)
     failed = span.status.code == Status.STATUS_CODE_ERROR
-    duration_us = max(0, span.end_time_unix_nano - span.start_time_unix_nano) // _NS_IN_US
+    duration_us = (span.end_time_unix_nano - span.start_time_unix_nano) // _NS_IN_US
     return Event(
         time_us=_time_us(span.end_time_unix_nano, now_us, attributes),
         service=source.service,
         level=Level.ERROR if failed else Level.INFO,
         message=f"{span.name}: {span.status.message}" if failed and span.status.message else span.name,
-        latency_us=min(duration_us, MAX_LATENCY_US) if span.start_time_unix_nano else None,
-        endpoint=_endpoint(attributes) or span.name,
-        trace_id=span.trace_id.hex(),
-        span_id=span.span_id.hex(),
+        # A span that ends before it begins, or without a beginning, has no duration: 0 would be a very good one.
+        latency_us=min(duration_us, MAX_LATENCY_US) if span.start_time_unix_nano and duration_us >= 0 else None,
+        endpoint=_first(attributes, _ENDPOINTS) or span.name,
+        trace_id=_id(span.trace_id, _TRACE_ID_BYTES),
+        span_id=_id(span.span_id, _SPAN_ID_BYTES),
         host=source.host,
         signal=Signal.SPAN,
         attributes=attributes,
@@ -171,12 +175,15 @@ def _span(span: Span, source: _Source, now_us: int) -> Event:
 
 
 def _points(metric: Metric, source: _Source, now_us: int) -> Iterator[tuple[Any, list[MetricSample]]]:
-    """Each data point with its samples."""
+    """Each data point with its samples: none for one that only says that there is no value any more."""
     kind = metric.WhichOneof("data")
     if kind is None:
         return
     for point in getattr(metric, kind).data_points:
-        labels = {name[:_MAX_TEXT]: str(value)[:_MAX_TEXT] for name, value in _attributes(point.attributes).items()}
+        if point.flags & _NO_VALUE:
+            yield point, []
+            continue
+        labels = {name[:_MAX_TEXT]: _text(value)[:_MAX_TEXT] for name, value in _attributes(point.attributes).items()}
         time_us = point.time_unix_nano // _NS_IN_US
         time_us = time_us if is_plausible(time_us, now_us) else now_us
         numbers: list[tuple[str, float, dict[str, str]]] = []
@@ -185,17 +192,18 @@ def _points(metric: Metric, source: _Source, now_us: int) -> Iterator[tuple[Any,
             if which is not None:
                 numbers.append(("", float(getattr(point, which)), {}))
         else:
-            numbers += [(".count", float(point.count), {}), (".sum", point.sum, {})]
+            numbers.append((".count", float(point.count), {}))
             if kind == "summary":
+                numbers.append((".sum", point.sum, {}))
                 numbers += [("", q.value, {"quantile": f"{q.quantile:g}"}) for q in point.quantile_values]
             else:
-                numbers += [(f".{name}", getattr(point, name), {}) for name in ("min", "max") if point.HasField(name)]
+                numbers += [(f".{name}", getattr(point, name), {}) for name in _OPTIONAL if point.HasField(name)]
         yield (
             point,
             [
                 MetricSample(f"{metric.name}{suffix}", value, labels | more, time_us, source.service, source.host)
                 for suffix, value, more in numbers
-                if isfinite(value)
+                if isfinite(value) or len(numbers) == 1  # the only one is not passed over, but rejected
             ],
         )
 
@@ -210,8 +218,20 @@ def _time_us(nanoseconds: int, now_us: int, attributes: dict[str, Any]) -> int:
     return now_us
 
 
-def _endpoint(attributes: dict[str, Any]) -> str:
-    return next((str(attributes[name]) for name in _ENDPOINTS if attributes.get(name)), "")
+def _first(attributes: dict[str, Any], names: Sequence[str]) -> str:
+    return next((_text(attributes[name]) for name in names if attributes.get(name)), "")
+
+
+def _id(raw: bytes, size: int) -> str:
+    """In hexadecimal; empty for one that is invalid, which the protocol takes for none."""
+    return raw.hex() if len(raw) == size and any(raw) else ""
+
+
+def _text(value: Any) -> str:
+    """A text as it is, all else as JSON, nothing for none."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _attributes(pairs: Sequence[KeyValue]) -> dict[str, Any]:

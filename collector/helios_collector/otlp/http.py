@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from helios_collector.body import BodyError, Gate, plain, read
+from helios_collector.faults import explained
 from helios_collector.ingest import client_of
 from helios_collector.otlp.receiver import KINDS, Kind, Receiver
+from helios_collector.telemetry import Telemetry
 from helios_core.errors import BusUnavailable
 from helios_core.exposed import headers_of, refusal
 from helios_core.keys import Keys, Scope
@@ -25,15 +28,17 @@ _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
 _RETRY_AFTER_S: Final = b"1"
+_MAX_REASON_CHARS: Final = 500
 
 
 class OtlpHttp:
     """The ASGI application for PATHS."""
 
-    def __init__(self, receiver: Receiver, keys: Keys, gate: Gate) -> None:
+    def __init__(self, receiver: Receiver, keys: Keys, gate: Gate, telemetry: Telemetry) -> None:
         self._receiver = receiver
         self._keys = keys
         self._gate = gate
+        self._telemetry = telemetry
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """Errors are a google.rpc.Status in the encoding of the request, as the protocol wants it."""
@@ -50,13 +55,15 @@ class OtlpHttp:
             status, message, extra = error.status, error.message, error.headers
         except BodyError as error:
             status, message = error.status, str(error)
-        except BusUnavailable as error:
-            status, message, extra = 503, str(error), [(b"retry-after", _RETRY_AFTER_S)]
+        except Exception as error:  # noqa: BLE001 -- the edge of the process; for 500 a sender drops its data
+            status, message, extra = 503, explained(error, self._telemetry), [(b"retry-after", _RETRY_AFTER_S)]
         else:
             body = json_format.MessageToDict(taken) if form == _JSON else taken.SerializeToString()
         if status != 200:
             # Any has its bytes where google.rpc.Status has its message; the two are alike on the wire.
             body = {"message": message} if form == _JSON else Any(value=message.encode()).SerializeToString()
+        path = scope["path"].rstrip("/")
+        self._telemetry.requests.labels(path if path in PATHS else "other", str(status)).inc()
         await respond(send, status, body, extra, kind=(_JSON if form == _JSON else _PROTOBUF).encode())
 
     async def _answer(self, scope: HttpScope, headers: dict[str, str], form: str, receive: Receive) -> Message:
@@ -74,10 +81,11 @@ class OtlpHttp:
         body = await read(headers, receive, self._gate)
         if self._gate.is_closed():
             raise BusUnavailable("the collector is stopping")
-        request = _request(kind, plain(body, headers.get("content-encoding", "").strip().lower()), form)
+        encoding = headers.get("content-encoding", "").strip().lower()
         peer = (scope.get("client") or ("",))[0]
         client = client_of(self._keys, headers.get("authorization", ""), headers.get("x-api-key", ""), peer)
         with self._gate.passing():
+            request = await asyncio.to_thread(_request, kind, body, encoding, form)
             response: Message = await self._receiver.take(kind, request, client)
         return response
 
@@ -92,14 +100,20 @@ class _Refused(Exception):
         self.headers = list(headers)
 
 
-def _request(kind: Kind, data: bytes, form: str) -> Message:
+def _request(kind: Kind, body: bytes, encoding: str, form: str) -> Message:
     """BodyError for what is none."""
+    data = plain(body, encoding)
     try:
         if form == _PROTOBUF:
             return kind.request.FromString(data)
-        return json_format.ParseDict(_with_binary_ids(json.loads(data)), kind.request(), ignore_unknown_fields=True)
-    except (DecodeError, json_format.ParseError, ValueError, RecursionError) as error:
-        raise BodyError(f"the body is no request for {kind.name}: {error}") from error
+        found = json.loads(data)
+        if isinstance(found, dict):
+            return json_format.ParseDict(_with_binary_ids(found), kind.request(), ignore_unknown_fields=True)
+    except (DecodeError, json_format.ParseError, ValueError, OverflowError, TypeError, RecursionError) as error:
+        # It may say all of what it could not read, and that may be no text.
+        reason = str(error)[:_MAX_REASON_CHARS].encode("utf-8", "replace").decode()
+        raise BodyError(f"the body is no request for {kind.name}: {reason}") from error
+    raise BodyError(f"the body is no request for {kind.name}: JSON, but no object")
 
 
 def _with_binary_ids(value: AnyType) -> AnyType:

@@ -5,10 +5,11 @@ OTLP has no identity for a resend, so that what is sent again is counted again: 
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb2
@@ -24,6 +25,7 @@ from helios_core.model import Event, EventRecord, MetricRecord, MetricSample
 from helios_core.records import dead_letter, metrics_record
 
 _MAX_REASONS: Final = 3
+_T = TypeVar("_T", Event, MetricSample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +97,11 @@ class Receiver:
             BusUnavailable: nothing of it is known to be safe; it is to be sent again.
         """
         now_us = self._clock.now_us()
-        made = kind.converted(request, now_us)
-        records = [dead_letter(f"otlp {kind.name}", reason, raw) for reason, raw in made.rejected]
-        events: defaultdict[str, list[Event]] = defaultdict(list)
-        for event in made.events:
-            name = self._names.under(event.service, client)
-            events[name].append(event if name == event.service else replace(event, service=name))
-        metrics: defaultdict[str, list[MetricSample]] = defaultdict(list)
-        for sample in made.metrics:
-            metrics[self._names.under(sample.service, client)].append(sample)
-        for service, own in events.items():
-            records += event_records(EventRecord(service, now_us, own))
-        for service, samples in metrics.items():
-            records += _metric_records(MetricRecord(service, now_us, samples))
+        # On a thread: a large request, which takes seconds, must not hold up everybody else.
+        made = await asyncio.to_thread(kind.converted, request, now_us)
+        services = [event.service for event in made.events] + [sample.service for sample in made.metrics]
+        names = {service: self._names.under(service, client) for service in dict.fromkeys(services)}
+        records = await asyncio.to_thread(_records, kind, made, names, now_us)
         await self._bus.publish(records)
         self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
         self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
@@ -118,6 +112,28 @@ class Receiver:
             reasons = list(dict.fromkeys(reason for reason, _ in made.rejected))
             response.partial_success.error_message = "; ".join(reasons[:_MAX_REASONS])
         return response
+
+
+def _records(kind: Kind, made: convert.Converted, names: Mapping[str, str], now_us: int) -> list[Record]:
+    """What is to be published.
+
+    Args:
+        names: under which each service is counted.
+    """
+    records = [dead_letter(f"otlp {kind.name}", reason, raw) for reason, raw in made.rejected]
+    for service, events in _by_service(made.events, names).items():
+        records += event_records(EventRecord(service, now_us, events))
+    for service, samples in _by_service(made.metrics, names).items():
+        records += _metric_records(MetricRecord(service, now_us, samples))
+    return records
+
+
+def _by_service(items: Sequence[_T], names: Mapping[str, str]) -> dict[str, list[_T]]:
+    found: defaultdict[str, list[_T]] = defaultdict(list)
+    for item in items:
+        name = names[item.service]
+        found[name].append(item if name == item.service else replace(item, service=name))
+    return found
 
 
 def _metric_records(record: MetricRecord) -> list[Record]:

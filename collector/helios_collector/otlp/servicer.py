@@ -11,40 +11,30 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
 from helios_collector.otlp.receiver import KINDS, Kind, Receiver
-from helios_core.errors import BusUnavailable
 
 Admit = Callable[[Any], Awaitable[str]]
-Unavailable = Callable[[Any, str], Awaitable[None]]
 
 
 class _Exporter:
     """The one call of each of the three services."""
 
-    def __init__(self, receiver: Receiver, kind: Kind, admit: Admit, unavailable: Unavailable) -> None:
+    def __init__(self, receiver: Receiver, kind: Kind, admit: Admit) -> None:
         self._receiver = receiver
         self._kind = kind
         self._admit = admit
-        self._unavailable = unavailable
 
     async def Export(self, request: Any, context: Any) -> Any:
-        """Answers when it is safe. Any fault of ours is UNAVAILABLE: for every other status a client drops its data."""
-        client = await self._admit(context)
-        try:
-            return await self._receiver.take(self._kind, request, client)
-        except BusUnavailable as error:
-            await self._unavailable(context, str(error))
+        """Answers when it is safe; see `faults` for when it cannot be."""
+        return await self._receiver.take(self._kind, request, await self._admit(context))
 
 
-def add(server: aio.Server, receiver: Receiver, admit: Admit, unavailable: Unavailable) -> list[str]:
+def add(server: aio.Server, receiver: Receiver, admit: Admit) -> list[str]:
     """Adds the three services to a server that does not run yet; returns their names.
 
     Args:
         admit: who calls; it ends a call that may not.
-        unavailable: ends a call that is to be made again.
     """
-    logs, traces, metrics = (
-        _Exporter(receiver, KINDS[name], admit, unavailable) for name in ("logs", "traces", "metrics")
-    )
+    logs, traces, metrics = (_Exporter(receiver, KINDS[name], admit) for name in ("logs", "traces", "metrics"))
     logs_grpc.add_LogsServiceServicer_to_server(logs, server)
     trace_grpc.add_TraceServiceServicer_to_server(traces, server)
     metrics_grpc.add_MetricsServiceServicer_to_server(metrics, server)

@@ -81,13 +81,14 @@ def metric_to_proto(metric: MetricSample) -> events_pb2.MetricSample:
 
 
 def metric_from_proto(message: events_pb2.MetricSample) -> MetricSample:
-    """WireError when its name is empty or its value or time is no number that can be stored."""
+    """WireError when it is too large, its name is empty, or its value or time is no number that can be stored."""
+    if message.ByteSize() > MAX_EVENT_BYTES:
+        raise WireError(f"a sample of {message.ByteSize()} bytes: at most {MAX_EVENT_BYTES}")
     check_time(message.time_us)
     if not message.name or not isfinite(message.value):
-        raise WireError(f"the metric {message.name!r} with the value {message.value}: a name and a finite number")
-    return MetricSample(
-        message.name, message.value, dict(message.labels), message.time_us, message.service, message.host
-    )
+        raise WireError(f"the metric {message.name[:40]!r} with the value {message.value}: a name and a finite number")
+    labels = dict(sorted(message.labels.items()))  # a map has no order: the same labels are the same text in a store
+    return MetricSample(message.name, message.value, labels, message.time_us, message.service, message.host)
 
 
 def record_to_bytes(record: EventRecord) -> bytes:

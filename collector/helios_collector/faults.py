@@ -1,0 +1,59 @@
+"""What becomes of a call that fails by no fault of its sender: it is to be made again.
+
+For what gRPC makes of an exception, UNKNOWN, as for HTTP 500, senders drop their data (OTLP specification).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+import structlog
+from grpc import aio
+
+from helios.retry_info import TRAILER, retry_details
+from helios_collector.telemetry import Telemetry
+from helios_core.errors import BusUnavailable
+
+_RETRY_AFTER_S: Final = 1.0
+_Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+_log = structlog.get_logger(__name__)
+
+
+def explained(error: Exception, telemetry: Telemetry) -> str:
+    """What a sender is told. An error that was not expected is logged and counted."""
+    if isinstance(error, BusUnavailable):
+        return str(error)
+    telemetry.faults.inc()
+    _log.error("request_failed", exc_info=error)
+    return f"an error of the collector ({type(error).__name__}), which is in its log: send it again"
+
+
+async def unavailable(context: _Context, message: str) -> None:
+    """Ends the call with UNAVAILABLE, and says when to try again."""
+    code = grpc.StatusCode.UNAVAILABLE
+    context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, _RETRY_AFTER_S)),))
+    await context.abort(code, message)
+
+
+class Faults(aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
+    """Ends unary calls that fail with UNAVAILABLE. A stream that breaks advances nothing, however it does."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def answer(request: Any, context: _Context) -> Any:
+            try:
+                return await handler.unary_unary(request, context)
+            except aio.AbortError:  # it is answered
+                raise
+            except Exception as error:  # noqa: BLE001 -- the edge of the process
+                return await unavailable(context, explained(error, self._telemetry))
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
