@@ -22,8 +22,8 @@ import structlog
 
 from helios_agent import connection
 from helios_agent.cut import Cutter
-from helios_agent.parsers.base import Parser
-from helios_agent.pipeline import Pipeline
+from helios_agent.parsers.base import ParserContext
+from helios_agent.pipeline import ParserChoice, Pipeline
 from helios_agent.polling import Poller
 from helios_agent.reader import Chunk
 from helios_agent.reduction import Reduction
@@ -58,10 +58,9 @@ _log = structlog.get_logger(__name__)
 class _Reading:
     """A followed file with its parser, and how far its event time has got."""
 
-    settings: FileSettings
-    parser: Parser | None = None
+    choice: ParserChoice
+    cut_offset: int
     watermark_us: int = 0
-    cut_offset: int = 0
 
 
 class Live:
@@ -85,10 +84,10 @@ class Live:
         self._batch_size = settings.agent.batch_size
         known = {id_: at for id_, at in spool.offsets.items() if isinstance(at, Checkpoint)}
         self.tails: list[tuple[FileSettings, Tail]] = []
-        self._stdin: list[Stdin] = []
+        self._stdin: list[tuple[Stdin, ParserChoice]] = []
         for source in settings.opened():
             if isinstance(source, StdinSettings):
-                self._stdin.append(Stdin(source, stdin))
+                self._stdin.append((Stdin(source, stdin), self._choice(source, source.service, "stdin")))
             else:
                 tail = Tail(
                     source.paths,
@@ -149,7 +148,7 @@ class Live:
         return found
 
     def _all_ended(self, once: bool) -> bool:
-        return all(stdin.ended for stdin in self._stdin) and not (once and self.poller.is_collecting())
+        return all(stdin.ended for stdin, _ in self._stdin) and not (once and self.poller.is_collecting())
 
     def _turn(self) -> bool:
         """Every source once; whether anything was read. Nothing is read, nor cut, while the spool is full."""
@@ -163,30 +162,28 @@ class Live:
                     if not self._read(settings, tail, tracked):
                         break
                     read = True
-        for stdin in self._stdin:
+        for stdin, choice in self._stdin:
             chunk = stdin.read()
             if chunk is None:
                 continue
             read = True
             self._drop(chunk)
             if chunk.data:
-                service = stdin.settings.service
-                stdin.parser = stdin.parser or self._parser(stdin.settings, service, chunk.data, "stdin")
-                self.reduction.add(stdin.parser, chunk.data, service)
+                self.reduction.add(choice.parser(chunk.data), chunk.data, stdin.settings.service)
         return read
 
     def _read(self, settings: FileSettings, tail: Tail, tracked: TrackedFile) -> bool:
         chunk = tail.read(tracked)
         if chunk is None:
             return False
+        service = settings.service or service_of(Path(tracked.path))
         reading = self._readings.get(tracked.id)
         if reading is None:
-            reading = self._readings[tracked.id] = _Reading(settings, cut_offset=chunk.from_offset)
+            choice = self._choice(settings, service, tracked.path)
+            reading = self._readings[tracked.id] = _Reading(choice, chunk.from_offset)
         self._drop(chunk)
         if chunk.data:
-            service = settings.service or service_of(Path(tracked.path))
-            reading.parser = reading.parser or self._parser(settings, service, chunk.data, tracked.path)
-            seen_us = self.reduction.add(reading.parser, chunk.data, service)
+            seen_us = self.reduction.add(reading.choice.parser(chunk.data), chunk.data, service)
             reading.watermark_us = max(reading.watermark_us, seen_us)
         return True
 
@@ -194,8 +191,8 @@ class Live:
         if chunk.too_long or chunk.too_long_bytes:
             self.reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
 
-    def _parser(self, settings: FileSettings | StdinSettings, service: str, data: bytes, source: str) -> Parser:
-        return self._pipeline.parser(settings.parser, service, self._clock.now_us(), data, source)
+    def _choice(self, settings: FileSettings | StdinSettings, service: str, source: str) -> ParserChoice:
+        return ParserChoice(settings.parser, ParserContext(service, self._clock.now_us()), source)
 
     def _cut_is_due(self) -> bool:
         """At the end of each window and half a second, at once for a new error, and when much waits."""

@@ -28,7 +28,7 @@ class Chunk:
     """Whole lines as they stand in the file.
 
     Attributes:
-        data: the lines; only the last line of the file may lack its line feed.
+        data: the lines; the last line of the file, where it lacks its line feed, is a chunk of its own.
         from_offset, to_offset: where they stand, in bytes of the uncompressed file.
         too_long: how many lines of over MAX_LINE_BYTES were skipped before them, and their bytes.
     """
@@ -55,6 +55,7 @@ class FileReader:
         self.path = path
         self.offset = offset
         self.finished = False
+        self.compressed = path.suffix in _COMPRESSED
         self._rest = b""
         self._damage: Exception | None = None
         self._file = _open(path)
@@ -102,6 +103,10 @@ class FileReader:
         self._rest = data[end:]
         self.offset += end
         return Chunk(data[:end], start, self.offset) if end else None
+
+    def give_back(self, chunk: Chunk) -> None:
+        """Leaves the last chunk of the file, so that the offset stands before it; nothing is read after it."""
+        self.offset = chunk.from_offset
 
     def close(self) -> None:
         self._file.close()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from helios_agent.parsers.base import Block, Parser
+from helios_agent.parsers.base import Block, Parsed, Parser
 from helios_core.clock import US_PER_S, Clock
 from helios_core.columns import Columns, Notable
 from helios_core.model import (
@@ -100,11 +100,14 @@ class Reduction:
             the event time up to which the source has now been read, or 0 when the block tells none.
         """
         now_us = self._clock.now_us() if receipt_us is None else receipt_us
-        parsed = parser.parse(Block(data, now_us))
+        return self.count(parser.parse(Block(data, now_us)), len(data), service, now_us)
+
+    def count(self, parsed: Parsed, size: int, service: str, now_us: int) -> int:
+        """Counts a block that is parsed, of so many bytes, received `now_us`; returns what `add` does."""
         events = parsed.events
         counts = self.counts
         counts.lines += parsed.lines
-        counts.bytes += len(data)
+        counts.bytes += size
         counts.events += len(events)
         counts.continued += parsed.continued
         counts.unparsed += parsed.unparsed
@@ -123,10 +126,11 @@ class Reduction:
         return watermark_us
 
     def drop(self, reason: str, lines: int, size: int) -> None:
-        """Counts lines that were never parsed."""
+        """Counts lines that were never parsed. Of one that has not ended there are only bytes yet."""
         self.counts.lines += lines
         self.counts.bytes += size
-        self.counts.dropped[reason] += lines
+        if lines:
+            self.counts.dropped[reason] += lines
 
     def take(self) -> tuple[list[WindowDelta], dict[str, list[Event]]]:
         """The deltas, and the samples by service, since the last take."""

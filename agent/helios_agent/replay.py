@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 import threading
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +18,8 @@ from typing import Final
 import structlog
 
 from helios_agent.cut import Cutter
-from helios_agent.parsers.base import Parser
-from helios_agent.pipeline import Pipeline
+from helios_agent.parsers.base import Block, ParserContext
+from helios_agent.pipeline import ParserChoice, Pipeline
 from helios_agent.reader import FileReader, source_id
 from helios_agent.reduction import Counts, Reduction
 from helios_agent.shipper import Shipper
@@ -33,8 +34,13 @@ from helios_core.service import Context
 EARLIEST_US: Final = 946_684_800 * US_PER_S  # the year 2000
 _ROOM_TIMEOUT_S: Final = 1.0
 _REPLAY_SPOOL_BYTES: Final = 32 * 1024 * 1024
+# What log rotation adds to a name: endings, and dates with the time or the number that may follow.
 _SUFFIXES: Final = re.compile(
-    r"(\.(log|txt|json|jsonl|ndjson|out|csv|gz|xz|bz2|\d+|\d{8}))+$|[-_.]\d{4}[-_]?\d\d[-_]?\d\d.*$"
+    r"""(?x)
+    (?: \.(?:log|txt|json|jsonl|ndjson|out|csv|gz|xz|bz2|\d+)
+      | [-_.] (?:199\d|20\d\d) [-_.]? (?:0[1-9]|1[0-2]) [-_.]? (?:0[1-9]|[12]\d|3[01])
+        (?: [-_.T]?(?:[01]\d|2[0-3]) (?:[-_.:]?[0-5]\d){0,2} Z? | [-_]\d{1,3} )?
+    )+ $"""
 )
 _log = structlog.get_logger(__name__)
 
@@ -46,8 +52,8 @@ class _Source:
     id: str
     reader: FileReader
     service: str
-    parser: Parser | None = None
-    cut_offset: int = 0
+    cut_offset: int
+    choice: ParserChoice | None = None
     watermark_us: int = 0
 
 
@@ -79,7 +85,7 @@ class Replay:
             id_ = source_id(path)
             known = spool.offsets.get(id_, 0)
             reader = FileReader(path, known if isinstance(known, int) else known.offset)
-            self._sources.append(_Source(id_, reader, context.service or service_of(path), cut_offset=reader.offset))
+            self._sources.append(_Source(id_, reader, context.service or service_of(path), reader.offset))
         context.progress.bytes_total = sum(source.reader.size_bytes for source in self._sources)
         self._started = {source.id: source.reader.offset for source in self._sources}
 
@@ -117,10 +123,11 @@ class Replay:
 
     def _read(self, source: _Source) -> bool:
         """Reads one block; False at the end of the source."""
+        reader = source.reader
         try:
-            chunk = source.reader.read()
+            chunk = reader.read()
         except InputError as error:
-            _log.error("source_damaged", path=str(source.reader.path), error=str(error))
+            _log.error("source_damaged", path=str(reader.path), error=str(error))
             self._reduction.counts.mended["damaged_file"] += 1
             chunk = None
         if chunk is None:
@@ -128,19 +135,28 @@ class Replay:
         if chunk.too_long:
             self._reduction.drop("line_too_long", chunk.too_long, chunk.too_long_bytes)
         if chunk.data:
-            if source.parser is None:
-                source.parser = self._choose(source, chunk.data)
             # Lines that carry no time were written by the time that the file was last changed.
-            receipt_us = self._clock.now_us() or int(source.reader.path.stat().st_mtime * US_PER_S)
-            seen_us = self._reduction.add(source.parser, chunk.data, source.service, receipt_us)
+            receipt_us = self._clock.now_us() or int(reader.path.stat().st_mtime * US_PER_S)
+            source.choice = source.choice or self._choice(source)
+            parsed = source.choice.parser(chunk.data).parse(Block(chunk.data, receipt_us))
+            if parsed.unparsed and not chunk.data.endswith(b"\n") and not reader.compressed:
+                reader.give_back(chunk)  # its other half may come: the next replay reads it whole
+                _log.info("unfinished_line_left", path=str(reader.path), bytes=len(chunk.data))
+                return False
+            seen_us = self._reduction.count(parsed, len(chunk.data), source.service, receipt_us)
             source.watermark_us = max(source.watermark_us, seen_us)
             self._last_us = max(self._last_us, seen_us)
         return True
 
-    def _choose(self, source: _Source, data: bytes) -> Parser:
+    def _choice(self, source: _Source) -> ParserChoice:
+        """The parser of a source; of one that was read before it is chosen by its first lines all the same."""
         path = source.reader.path
-        modified_us = int(path.stat().st_mtime * US_PER_S)
-        return self._pipeline.parser(self._context.parser, source.service, modified_us, data, str(path))
+        context = ParserContext(source.service, int(path.stat().st_mtime * US_PER_S))
+        choice = ParserChoice(self._context.parser, context, str(path))
+        began = self._started[source.id]
+        if began and (known := _head(path, began)):
+            choice.parser(known)
+        return choice
 
     def _cut(self, watermark_us: int, *, closing: bool = False) -> None:
         while not self._spool.wait_for_room(_ROOM_TIMEOUT_S):
@@ -167,6 +183,14 @@ class Replay:
             for source in self._sources
         )
         progress.event_time_us = self._clock.now_us()
+
+
+def _head(path: Path, max_bytes: int) -> bytes:
+    """The first lines of a file; none when they are too long, or the file is gone."""
+    chunk = None
+    with suppress(InputError), closing(FileReader(path)) as reader:
+        chunk = reader.read()
+    return b"" if chunk is None else chunk.data[:max_bytes]
 
 
 async def run(context: Context) -> Counts:

@@ -6,7 +6,6 @@ import os
 import select
 
 from helios_agent.lines import whole_lines
-from helios_agent.parsers.base import Parser
 from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
 from helios_agent.settings import StdinSettings
 
@@ -20,7 +19,6 @@ class Stdin:
 
     def __init__(self, settings: StdinSettings, descriptor: int) -> None:
         self.settings = settings
-        self.parser: Parser | None = None
         self.ended = False
         self._descriptor = descriptor
         self._offset = 0

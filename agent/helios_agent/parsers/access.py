@@ -12,7 +12,7 @@ from http import HTTPStatus
 from operator import itemgetter
 from typing import Final
 
-from helios_agent.parsers.base import MAX_LATENCY_US, Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.base import BLANK, MAX_LATENCY_US, Block, Parsed, ParserContext, Rows, lines_of
 from helios_core.columns import Columns, Notable
 from helios_core.endpoints import normalise_endpoint
 from helios_core.levels import level_of_status
@@ -111,6 +111,9 @@ class Access:
         matching = sum(1 for line in lines if _LINE.match(line.decode("utf-8", "replace")))
         return matching / len(lines) if lines else 0.0
 
+    def learn(self, lines: Sequence[bytes]) -> None:
+        """No line tells it more: all access logs are alike."""
+
     def parse(self, block: Block) -> Parsed:
         try:
             columns = self._fast(block)
@@ -121,7 +124,7 @@ class Access:
         lines = lines_of(block.data)
         rows = Rows(len(lines))
         for number, line in enumerate(lines):
-            if not line.strip():
+            if not line.strip(BLANK):
                 rows.blank()
             elif not self._careful(rows, line, block, number):
                 rows.unparsed(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -74,13 +75,21 @@ class Parser(Protocol):
 
     `parse` never raises because of what the block contains: what it cannot take is counted in
     `unparsed`. It may keep state between blocks of its source (bounded), but does no input or output.
+    NUL bytes before a line, as a power cut leaves them, are no part of it but for its size.
+
+    `learn` is called between blocks when more of the first lines are known: all of them so far. What
+    the parser took from fewer of them it takes anew; the state that it keeps between blocks stays.
     """
 
     name: str
 
     def parse(self, block: Block) -> Parsed: ...
 
+    def learn(self, lines: Sequence[bytes]) -> None: ...
 
+
+# What a blank line is made of.
+BLANK: Final = b"\0 \t\r\n\v\f"
 # What is no latency but a mistake: 142 years. Below it, adding a half to a float is exact.
 MAX_LATENCY_US: Final = 1 << 52
 _MAX_EXAMPLES: Final = 3

@@ -33,25 +33,31 @@ _KINDS: Final[tuple[_Kind, ...]] = (Docker, JsonLines, Access, Logfmt, Plain)
 PARSERS: Final[dict[str, _Kind]] = {kind.name: kind for kind in _KINDS}
 
 
-def detect(context: ParserContext, lines: Sequence[bytes], *, without: str = "") -> Parser:
-    """The parser that recognises most of the lines, of at least half of them; else plain text.
+def detect(
+    context: ParserContext, lines: Sequence[bytes], *, without: str = "", before: Parser | None = None
+) -> Parser:
+    """The first kind of parser that recognises at least half of the lines; else plain text.
 
     Args:
         context: what the parser needs to know of its source.
         lines: the first lines of the source, without blank ones.
         without: the name of a parser that is not considered.
+        before: what fewer of these lines have chosen: it learns of the others, and stays unless they
+            make it another kind.
     """
     sample = lines[:SAMPLE_LINES]
-    for kind in _KINDS:
-        if kind.name != without and kind.recognises(sample) >= _ENOUGH:
-            return kind.make(context, sample)
-    return Plain.make(context, sample)
+    kinds = (kind for kind in _KINDS if kind.name != without)
+    kind = next((kind for kind in kinds if kind.recognises(sample) >= _ENOUGH), PARSERS[Plain.name])
+    if before is not None and before.name == kind.name:
+        before.learn(sample)
+        return before
+    return kind.make(context, sample)
 
 
-def by_name(name: str, context: ParserContext, lines: Sequence[bytes]) -> Parser:
-    """The parser of that name (`auto` looks at the lines); ConfigError for a name that none has."""
+def by_name(name: str, context: ParserContext, lines: Sequence[bytes], *, before: Parser | None = None) -> Parser:
+    """The parser of that name (`auto` looks at the lines, see `detect`); ConfigError for a name that none has."""
     if name == "auto":
-        return detect(context, lines)
+        return detect(context, lines, before=before)
     kind = PARSERS.get(name)
     if kind is None:
         near = get_close_matches(name, PARSERS, n=1)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from helios_agent.parsers.base import Block, Parsed, Parser, ParserContext, Rows, lines_of
+from helios_agent.parsers.base import BLANK, Block, Parsed, Parser, ParserContext, Rows, lines_of
 from helios_core.timestamps import IsoTimes
 
 _MAX_PENDING_BYTES: Final = 1 << 20
@@ -24,7 +24,7 @@ _DECODER: Final = msgspec.json.Decoder(_Wrapped)
 
 def _unwrapped(line: bytes) -> _Wrapped | None:
     try:
-        return _DECODER.decode(line)
+        return _DECODER.decode(line.lstrip(b"\0"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -38,23 +38,32 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, inner: Parser) -> None:
-        self._inner = inner
+    def __init__(self, context: ParserContext, lines: Sequence[bytes]) -> None:
+        self._context = context
+        self._inner = self._choose(lines)
         self._times = IsoTimes()
         self._pending: dict[str, tuple[str, int]] = {}  # by stream: the text so far, its size as wrapped
 
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Docker:
         """For a source whose first lines are given; what they wrap decides the inner parser."""
-        from helios_agent.parsers.detect import detect  # it knows all parsers, this one among them
-
-        wrapped = [piece.log.encode().rstrip(b"\n") for line in lines if (piece := _unwrapped(line))]
-        return cls(detect(context, [line for line in wrapped if line.strip()], without=cls.name))
+        return cls(context, lines)
 
     @staticmethod
     def recognises(lines: Sequence[bytes]) -> float:
         """The share of the lines that have Docker's three fields."""
         return sum(1 for line in lines if _unwrapped(line)) / len(lines) if lines else 0.0
+
+    def learn(self, lines: Sequence[bytes]) -> None:
+        """More first lines: the inner parser is chosen anew; what is pending stays."""
+        self._inner = self._choose(lines, self._inner)
+
+    def _choose(self, lines: Sequence[bytes], before: Parser | None = None) -> Parser:
+        from helios_agent.parsers.detect import detect  # it knows all parsers, this one among them
+
+        wrapped = [piece.log.encode().rstrip(b"\n") for line in lines if (piece := _unwrapped(line))]
+        inside = [line for line in wrapped if line.strip(BLANK)]
+        return detect(self._context, inside, without=self.name, before=before)
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
@@ -66,7 +75,7 @@ class Docker:
         for line in lines:
             piece = _unwrapped(line)
             if piece is None:
-                rows.unparsed(line) if line.strip() else rows.blank()
+                rows.unparsed(line) if line.strip(BLANK) else rows.blank()
                 continue
             text, size = self._pending.pop(piece.stream, ("", 0))
             text += piece.log

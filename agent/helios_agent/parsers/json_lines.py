@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, latencies_us, lines_of
+from helios_agent.parsers.base import BLANK, Block, Parsed, ParserContext, Rows, latencies_us, lines_of
 from helios_core.columns import Columns, Notable
 from helios_core.levels import Levels, level_of_status
 from helios_core.model import Level
@@ -112,12 +112,18 @@ class JsonLines:
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> JsonLines:
         """For a source whose first lines are given."""
-        return cls(context, Shape.of(list(_records(lines))))
+        return cls(context, Shape.of(_records(lines)))
 
     @staticmethod
     def recognises(lines: Sequence[bytes]) -> float:
         """The share of the lines that are JSON objects."""
         return sum(1 for _ in _records(lines)) / len(lines) if lines else 0.0
+
+    def learn(self, lines: Sequence[bytes]) -> None:
+        """More first lines: they may have names that those before them had not."""
+        shape = Shape.of(_records(lines))
+        if shape != self._shape:
+            self._shape, self._decoder = shape, _decoder(shape)
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
@@ -130,7 +136,7 @@ class JsonLines:
                 return Parsed(columns, len(lines))
         rows = Rows(len(lines))
         for number, line in enumerate(lines):
-            if not line.strip():
+            if not line.strip(BLANK):
                 rows.blank()
                 continue
             try:
@@ -269,7 +275,7 @@ def _record(line: bytes) -> dict[str, Any]:
         record = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            record = json.loads(line.decode("utf-8", "replace"), strict=False)
+            record = json.loads(line.lstrip(b"\0").decode("utf-8", "replace"), strict=False)
         except (ValueError, RecursionError):
             raise _NotTaken from None
     if not isinstance(record, dict):

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
-from helios_agent.parsers.json_lines import JsonLines, Shape
+from helios_agent.parsers.base import BLANK, Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.json_lines import JsonLines
 
 # Possessive, and only where a word begins: a long line without pairs takes linear time.
 _PAIR: Final = re.compile(r'(?<!\S)([A-Za-z_@][\w.@-]*+)=(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|(\S*+))')
@@ -18,11 +18,16 @@ _MIN_PAIRS: Final = 3
 
 def _fields(line: bytes) -> dict[str, str]:
     """The pairs of a line; empty unless the line begins with one and has at least three."""
-    text = line.decode("utf-8", "replace").lstrip()
+    text = line.lstrip(b"\0").decode("utf-8", "replace").lstrip()
     if not _PAIR.match(text):
         return {}
     fields = {key: quoted.replace('\\"', '"') or bare for key, quoted, bare in _PAIR.findall(text)}
     return fields if len(fields) >= _MIN_PAIRS else {}
+
+
+def _objects(lines: Sequence[bytes]) -> list[bytes]:
+    """The JSON objects that the lines stand for."""
+    return [msgspec.json.encode(fields) for line in lines if (fields := _fields(line))]
 
 
 class Logfmt:
@@ -36,12 +41,16 @@ class Logfmt:
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Logfmt:
         """For a source whose first lines are given."""
-        return cls(JsonLines(context, Shape.of([fields for line in lines if (fields := _fields(line))])))
+        return cls(JsonLines.make(context, _objects(lines)))
 
     @staticmethod
     def recognises(lines: Sequence[bytes]) -> float:
         """The share of the lines that begin with a pair and have three or more."""
         return sum(1 for line in lines if _fields(line)) / len(lines) if lines else 0.0
+
+    def learn(self, lines: Sequence[bytes]) -> None:
+        """More first lines: as with JSON."""
+        self._json.learn(_objects(lines))
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
@@ -52,7 +61,7 @@ class Logfmt:
             if fields := _fields(line):
                 taken.append(number)
                 objects.append(msgspec.json.encode(fields) + b"\n")
-            elif line.strip():
+            elif line.strip(BLANK):
                 rows.unparsed(line)
             else:
                 rows.blank()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from helios_agent.parsers.base import Block, Parsed, ParserContext, Rows, lines_of
+from helios_agent.parsers.base import BLANK, Block, Parsed, ParserContext, Rows, lines_of
 from helios_agent.parsers.stamps import STAMPS, Stamp
 from helios_core.levels import Levels, level_of_status
 from helios_core.model import Level
@@ -46,6 +46,18 @@ _LATENCY_WORDS: Final = ("time", "took", "duration", "elapsed", "latency", "comp
 _MAX_CONTINUED: Final = 1_000  # lines of one event; what follows counts as unparsed
 
 
+def _text(line: bytes) -> str:
+    return line.lstrip(b"\0").decode("utf-8", "replace")
+
+
+def _form_of(lines: Sequence[bytes]) -> type[Stamp] | None:
+    """The form of time that most of the lines have; None when not even every fifth has it."""
+    texts = [_text(line)[:_WITHIN] for line in lines]
+    counts = [sum(1 for text in texts if form.pattern.search(text)) for form in STAMPS]
+    most = max(counts)
+    return STAMPS[counts.index(most)] if most and most * 5 >= len(texts) else None
+
+
 class Plain:
     """Parser of plain text (see `base.Parser`)."""
 
@@ -60,15 +72,19 @@ class Plain:
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> Plain:
         """For a source whose first lines are given: the form of time that most of them have."""
-        texts = [line.decode("utf-8", "replace")[:_WITHIN] for line in lines]
-        counted = [(sum(1 for text in texts if form.pattern.search(text)), form) for form in STAMPS]
-        count, form = max(counted, key=lambda pair: pair[0], default=(0, None))
-        return cls(context, form(context) if form is not None and count * 5 >= len(texts) and count else None)
+        form = _form_of(lines)
+        return cls(context, None if form is None else form(context))
 
     @staticmethod
     def recognises(lines: Sequence[bytes]) -> float:
         """The share of the lines that are text at all."""
-        return sum(1 for line in lines if b"\0" not in line) / len(lines) if lines else 0.0
+        return sum(1 for line in lines if b"\0" not in line.lstrip(b"\0")) / len(lines) if lines else 0.0
+
+    def learn(self, lines: Sequence[bytes]) -> None:
+        """More first lines: the times of most of them may have another form."""
+        form = _form_of(lines)
+        if type(self._stamp) is not form:
+            self._stamp = None if form is None else form(self._context)
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
@@ -76,16 +92,16 @@ class Plain:
         if self._stamp is not None:
             self._stamp.refer(block.receipt_us)
         for number, line in enumerate(lines):
-            if not line.strip():
+            if not line.strip(BLANK):
                 rows.blank()
-            elif b"\0" in line:
+            elif b"\0" in line.lstrip(b"\0"):
                 rows.unparsed(line)
             else:
                 self._line(rows, line, block, number)
         return rows.parsed
 
     def _line(self, rows: Rows, line: bytes, block: Block, number: int) -> None:
-        text = line.decode("utf-8", "replace").rstrip("\r")
+        text = _text(line).rstrip("\r")
         end = 0
         time_us = None
         if self._stamp is not None:

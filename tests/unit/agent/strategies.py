@@ -317,7 +317,7 @@ BAD_JSON: dict[str, bytes] = {
     "null": b"null",
     "two on a line": JSON_SAMPLE + JSON_SAMPLE,
     "trailing text": JSON_SAMPLE + b" oops",
-    "NUL bytes": b"\0\0\0",
+    "NUL within": JSON_SAMPLE.replace(b",", b"\0,"),
     "NUL after it": JSON_SAMPLE + b"\0",
     "pretty: opening": b"{",
     "pretty: field": b'"level": "INFO",',
@@ -329,7 +329,7 @@ BAD_JSON: dict[str, bytes] = {
     "deep": b'{"x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
     "plain text": b"Traceback (most recent call last):",
 }
-BLANK: tuple[bytes, ...] = (b"", b" ", b"\r", b"\t \r")
+BLANK: tuple[bytes, ...] = (b"", b" ", b"\r", b"\t \r", b"\0" * 40, b"\0 \r")
 MENDED_JSON: dict[str, tuple[bytes, str]] = {
     "latency NaN": (_GOOD.replace("12.5", "NaN").encode(), "bad_latency"),
     "latency infinite": (_GOOD.replace("12.5", "Infinity").encode(), "bad_latency"),
@@ -401,7 +401,7 @@ BAD_ACCESS: dict[str, bytes] = {
     "superscripts": '10.0.0.1 - - [02/Mar/2026:10:15:03 +0000] "GET /a HTTP/1.1" ²²² 5 "-" "-"'.encode(),
     "other digits": '10.0.0.1 - - [02/Mar/2026:10:15:03 +0000] "GET /a HTTP/1.1" ٢٠٠ 5 "-" "-"'.encode(),
     "plain text": b"nginx: worker process 31 exited",
-    "NUL bytes": b"\0" * 40,
+    "NUL bytes": b"a" + b"\0" * 40,
     "truncated": b'10.0.0.1 - - [02/Mar/2026:10:15:03 +0000] "GET /a HT',
 }
 ODD_ACCESS: dict[str, bytes] = {

@@ -233,6 +233,55 @@ async def test_a_line_that_is_too_long_on_stdin_is_counted(made: Callable[..., R
     assert counts.lines == counts.events + counts.continued + counts.unparsed + counts.dropped.total()
 
 
+async def test_what_has_not_ended_of_a_line_that_is_too_long_gives_bytes_but_no_reason(
+    made: Callable[..., Running], tmp_path: Path
+) -> None:
+    log = tmp_path / "a.log"
+    long = b"x" * 3_000_000
+    log.write_bytes(LINE.encode() + long)
+    running = made(of=(file_source(log),))
+    counts = running.live.reduction.counts
+    await running.to_its_end(once=True)
+    assert (counts.lines, counts.bytes, dict(counts.dropped)) == (1, len(LINE) + len(long), {})
+    with log.open("ab") as file:
+        file.write(b"x\n" + LINE.encode())
+    await running.to_its_end(once=True)
+    assert (counts.lines, counts.events, dict(counts.dropped)) == (3, 2, {"line_too_long": 1})
+    assert counts.bytes == log.stat().st_size
+
+
+# ---- the parser
+
+
+async def test_a_first_line_of_another_kind_decides_nothing(made: Callable[..., Running], tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("Starting up\n")
+    running = made(of=(file_source(log),))
+    counts = running.live.reduction.counts
+    await running.to_its_end(once=True)
+    with log.open("a") as file:
+        file.write(LINE * 100)
+    await running.to_its_end(once=True)
+    assert (counts.lines, counts.events, counts.mended["bad_time"]) == (101, 101, 1)
+
+
+async def test_a_first_line_of_another_kind_on_stdin_decides_nothing(made: Callable[..., Running]) -> None:
+    descriptor, end = os.pipe()
+    running = made(of=(STDIN,), stdin=descriptor)
+    counts = running.live.reduction.counts
+    os.write(end, b"Starting up\n")
+
+    async def write() -> None:
+        while not counts.lines:  # noqa: ASYNC110 -- of another thread
+            await asyncio.sleep(0.002)
+        os.write(end, LINE.encode() * 100 + b"half")
+        os.close(end)
+
+    await asyncio.gather(running.to_its_end(), write())
+    os.close(descriptor)
+    assert (counts.lines, counts.events, counts.unparsed, counts.mended["bad_time"]) == (102, 101, 1, 1)
+
+
 # ---- directories
 
 

@@ -46,7 +46,7 @@ from tests.unit.agent.strategies import (
 )
 
 from helios_agent.parsers.base import Block
-from helios_agent.parsers.detect import by_name
+from helios_agent.parsers.detect import by_name, detect
 
 SAMPLES: dict[str, tuple[bytes, ...]] = {
     "docker": (wrapped(JSON_SAMPLE.decode() + "\n"),),
@@ -149,6 +149,32 @@ def test_ten_megabytes_on_a_line_change_nothing_about_the_good_ones(name: str) -
             row._replace(size=0) for row in good.rows[:2]
         ][: sum(row.size < 1_000 for row in whole.rows)]
         assert whole.rows[-1] == good.rows[-1]
+
+
+# ---- what a power cut leaves
+
+
+@pytest.mark.parametrize("nuls", [b"\0", b"\0" * 512])
+@pytest.mark.parametrize("name", PARSERS)
+def test_nul_bytes_before_a_line_count_for_its_size_alone(name: str, nuls: bytes) -> None:
+    (line,) = SAMPLES[name]
+    whole = in_one(name, [line, nuls + line, nuls, line, nuls + line], SAMPLES[name])
+    sizes = [len(line), len(nuls + line), len(line), len(nuls + line)]
+    (row, *_) = in_one(name, [line], SAMPLES[name]).rows
+    assert whole.rows == [row._replace(size=size) for size in sizes]
+    assert (whole.unparsed, whole.dropped, whole.mended) == (0, {"blank": 1}, {})
+    assert detect(CONTEXT, [nuls + line]).name == name
+
+
+@pytest.mark.parametrize("name", lines_of_any_kind)
+@given(data=st.data())
+@settings(max_examples=examples(50))
+def test_nul_bytes_before_any_lines_change_nothing_else(name: str, data: st.DataObject) -> None:
+    lines = data.draw(st.lists(lines_of_any_kind[name].filter(lambda line: line[:1] != b"\0"), max_size=10))
+    with_nuls = [data.draw(st.sampled_from([b"", b"\0", b"\0\0"])) + line for line in lines]
+    found, due = in_one(name, with_nuls, SAMPLES[name]), in_one(name, lines, SAMPLES[name])
+    assert [row._replace(size=0) for row in found.rows] == [row._replace(size=0) for row in due.rows]
+    assert found[1:4] + found[5:] == due[1:4] + due[5:]
 
 
 # ---- cutting

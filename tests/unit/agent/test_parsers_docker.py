@@ -85,7 +85,7 @@ def test_lines_that_are_not_taken() -> None:
     good = wrapped(ERROR + "\n")
     bad = [
         b"oops", b"[1]", b"{}", b'{"log": "x\\n"}', b'{"log": 7, "stream": "stdout", "time": "x"}', good[:-5],
-        b'{"x": ' + b"[" * 5_000 + b"]" * 5_000 + b', "log": "", "stream": "stdout", "time": ""}', b"\xff", b"\0",
+        b'{"x": ' + b"[" * 5_000 + b"]" * 5_000 + b', "log": "", "stream": "stdout", "time": ""}', b"\xff", b"a\0",
     ]  # fmt: skip
     for one in bad:
         parsed = parse(by_name("docker", CONTEXT, [good]), joined([good, one, b"", good]))

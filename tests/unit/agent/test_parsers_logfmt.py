@@ -62,7 +62,7 @@ def test_lines(line: str, expected: tuple[object, ...]) -> None:
     assert (row.time_us, row.service, Level(row.level), row.latency_us, row.endpoint, row.message) == expected
 
 
-@pytest.mark.parametrize("bad", [b"oops", b"a=b", b"hello a=1 b=2 c=3", b"=1 =2 =3", b"\0", b"\xff=1 a=2 b=3 c=4"])
+@pytest.mark.parametrize("bad", [b"oops", b"a=b", b"hello a=1 b=2 c=3", b"=1 =2 =3", b"\0=", b"\xff=1 a=2 b=3 c=4"])
 def test_lines_that_are_not_taken(bad: bytes) -> None:
     parsed = parse(by_name("logfmt", CONTEXT, [LOGFMT_SAMPLE]), joined([LOGFMT_SAMPLE, bad, b"", LOGFMT_SAMPLE]))
     assert (len(parsed.events), parsed.unparsed, parsed.unparsed_bytes) == (2, 1, len(bad))

@@ -255,7 +255,7 @@ def test_years_at_the_ends(year: str) -> None:
     assert one(f"{year}-03-02 10:15:03 INFO a").time_us == us(f"{year}-03-02T10:15:03Z")
 
 
-@pytest.mark.parametrize("line", [b"a\0b", b"\0", b"2026-03-02 10:15:03,123 INFO \0"])
+@pytest.mark.parametrize("line", [b"a\0b", b"\0a\0", b"2026-03-02 10:15:03,123 INFO \0"])
 def test_bytes_are_no_text(line: bytes) -> None:
     parsed = parse(by_name("plain", CONTEXT, PLAIN_SAMPLE), joined([*PLAIN_SAMPLE, line, *PLAIN_SAMPLE]))
     assert (len(parsed.events), parsed.unparsed, parsed.unparsed_bytes) == (2, 1, len(line))

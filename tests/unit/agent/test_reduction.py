@@ -40,6 +40,9 @@ class Ready:
     def parse(self, block: Block) -> Parsed:
         return self._parsed
 
+    def learn(self, lines: Sequence[bytes]) -> None:
+        pass
+
 
 def reduction(now_us: int = NOW, *, clock: EventClock | None = None) -> Reduction:
     latest = EventClock(now_us)
@@ -124,6 +127,7 @@ def test_every_line_is_accounted_for(
         made.drop(reason, count, size)
     law(made)
     counts = made.counts
+    assert all(counts.dropped.values())
     assert counts.lines == sum(map(len, blocks)) + sum(count for _, count, _ in drops)
     assert counts.bytes == sum(len(line) + 1 for lines in blocks for line in lines) + sum(size for *_, size in drops)
     assert sum(delta.events for delta in deltas) == counts.events
