@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import exp, isnan, nan
+from math import exp, inf, isnan, nan
 from statistics import median_low
 from typing import Final
 
@@ -43,11 +43,15 @@ class Measure:
 
     Args:
         floor: the least spread that is believed, in the measure's unit.
+
+    Attributes:
+        steps: minutes that were learned.
+        least, most: of what was learned, ever.
     """
 
     __slots__ = (
         "_around", "_bin", "_bin_n", "_bin_sum", "_days", "_floor", "_level", "_offset", "_profile", "_recent", "_seen",
-        "_spread", "steps",
+        "_spread", "least", "most", "steps",
     )  # fmt: skip
 
     def __init__(self, floor: float) -> None:
@@ -67,6 +71,8 @@ class Measure:
         self._around: tuple[int, float, float, float, float] | None = None
         self._recent: tuple[int, tuple[float, float] | None] | None = None
         self.steps = 0
+        self.least = inf
+        self.most = -inf
 
     def band(self, time_us: int) -> Band:
         """What is expected at that time; NaN while nothing is known."""
@@ -99,6 +105,7 @@ class Measure:
         if isnan(value):
             return
         self.steps += 1
+        self.least, self.most = min(self.least, value), max(self.most, value)
         seasonal, low, high = self._season(time_us)
         known = not isnan(seasonal)
         if isnan(self._level):

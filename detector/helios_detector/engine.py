@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import isnan, log1p
+from math import isnan
 from typing import Final, Protocol
 
 from helios_core.alerts import Alert, Finding
-from helios_core.features import CONTEXT_1, Expected, FeatureSet, HorizonView
+from helios_core.features import CONTEXT_1, FeatureSet, HorizonView
 from helios_core.model import Level
 from helios_core.windows import WindowDelta
 from helios_detector.baseline import Band, Measure
@@ -26,6 +26,7 @@ from helios_detector.detectors.patterns import NewPattern
 from helios_detector.detectors.rules import ErrorRateRule, VolumeRule
 from helios_detector.detectors.silence import Silence
 from helios_detector.horizon import HORIZON_MINUTES, ServiceHorizon, WindowTotals
+from helios_detector.measures import FLOORS, expectation, measured, shown
 from helios_detector.training import MIN_ROWS, Forest, History, train
 
 _MINUTE_US: Final = 60_000_000
@@ -41,16 +42,6 @@ _MAX_NEW_A_DAY: Final = 20  # new error templates beyond which a service's new o
 _MAX_FROZEN_US: Final = 7_200_000_000  # after so long an alert is the new normal
 _LATEST_US: Final = 20_000_000  # in which an outage shows
 _GIVE_UP_US: Final = 1_800_000_000  # of silence, after which windows without data are passed over
-# The least spread that is believed, by measure.
-_MEASURES: Final = {
-    "log_events": 0.04,
-    "error_rate": 0.002,
-    "warning_rate": 0.004,
-    "log_p50": 0.02,
-    "log_p95": 0.03,
-    "log_p99": 0.05,
-    "log_endpoints": 0.05,
-}
 
 
 class Models(Protocol):
@@ -72,7 +63,7 @@ class _Service:
     horizon: ServiceHorizon
     first_us: int
     history: History
-    measures: dict[str, Measure] = field(default_factory=lambda: {n: Measure(f) for n, f in _MEASURES.items()})
+    measures: dict[str, Measure] = field(default_factory=lambda: {n: Measure(f) for n, f in FLOORS.items()})
     decider: Decider = field(default_factory=Decider)
     templates: dict[int, int] = field(default_factory=dict)  # id -> when it was first seen
     fresh: dict[int, NewTemplate] = field(default_factory=dict)
@@ -221,7 +212,7 @@ class Engine:
             service=service,
             end_us=end_us,
             length_us=round(HORIZON_MINUTES * _MINUTE_US),
-            features=_shown(view),
+            features=shown(view),
             model_version=state.forest.version if state.forest else "",
             learning=not learned,
             hosts=state.horizon.hosts(),
@@ -345,55 +336,16 @@ def _look(state: _Service, end_us: int) -> tuple[HorizonView, dict[str, float], 
         # What is learned changes once a minute, and the season hardly within one.
         state.bands = {name: m.band(end_us) for name, m in state.measures.items() if m.steps >= _BANDS_AFTER}
         state.bands_minute = end_us // _MINUTE_US
-    view = state.horizon.view(_expected(state.bands), len(state.fresh))
-    return view, _measures(view), state.bands
+    view = state.horizon.view(expectation(state.bands), len(state.fresh))
+    return view, measured(view), state.bands
 
 
 def _usual_events(state: _Service, end_us: int) -> Band | None:
-    """What is expected of the volume; in the first hours its level alone, which follows within minutes."""
+    """What is expected of the volume; in the first hours between the least and the most that it has ever been."""
     measure = state.measures["log_events"]
+    if "log_events" in state.bands:
+        return state.bands["log_events"]
     if measure.steps < _VOLUME_AFTER:
         return None
-    return state.bands.get("log_events") or measure.band(end_us)
-
-
-def _expected(bands: dict[str, Band]) -> Expected:
-    def value(name: str) -> float:
-        return bands[name].value if name in bands else float("nan")
-
-    return Expected(
-        log_events=value("log_events"),
-        error_rate=value("error_rate"),
-        log_p50=value("log_p50"),
-        log_p95=value("log_p95"),
-        log_p99=value("log_p99"),
-    )
-
-
-def _measures(view: HorizonView) -> dict[str, float]:
-    """The measures of the baseline; NaN where they are missing."""
-    p50, p95, p99 = view.quantiles_ms()
-    return {
-        "log_events": log1p(view.events),
-        "error_rate": view.error_rate,
-        "warning_rate": view.warnings / view.events if view.events else 0.0,
-        "log_p50": log1p(p50),
-        "log_p95": log1p(p95),
-        "log_p99": log1p(p99),
-        "log_endpoints": log1p(view.unique_endpoints) if view.unique_endpoints else float("nan"),
-    }
-
-
-def _shown(view: HorizonView) -> dict[str, float | None]:
-    """The horizon's numbers as an alert carries them."""
-    p50, p95, p99 = view.quantiles_ms()
-    numbers = {
-        "events": float(view.events),
-        "errors": float(view.errors),
-        "error_rate": view.error_rate,
-        "p50_latency_ms": p50,
-        "p95_latency_ms": p95,
-        "p99_latency_ms": p99,
-        "unique_endpoints": view.unique_endpoints,
-    }
-    return {name: None if isnan(value) else value for name, value in numbers.items()}
+    band = measure.band(end_us)
+    return Band(band.value, min(band.low, measure.least), max(band.high, measure.most), band.sigma)

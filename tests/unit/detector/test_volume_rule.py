@@ -115,3 +115,12 @@ def test_a_service_of_less_than_an_hour_that_nearly_stops_and_one_that_is_floode
         engine = Engine(window_ms=10_000, allowed_lateness_us=2_000_000)
         assert fed(engine, 45, per_window=20) == []
         assert fed(engine, 48, per_window=per_window, since_minute=45)[:1] == ["volume fired"]
+
+
+def test_pauses_of_a_young_service_that_pauses_are_no_silence() -> None:
+    engine = Engine(window_ms=10_000, allowed_lateness_us=2_000_000)
+    alerts = []
+    for minute in range(0, 110, 20):
+        alerts += fed(engine, minute + 10, per_window=40, since_minute=minute)
+        alerts += fed(engine, minute + 20, per_window=0, since_minute=minute + 10)
+    assert alerts == []
