@@ -15,6 +15,7 @@ from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable
 UNAVAILABLE: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that broke between two messages
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.TransactionRollbackError,
@@ -52,7 +53,7 @@ _ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 def translated(error: Exception) -> StoreUnavailable | StoreMismatch | ValueError:
     """The store's error for one of RAISED; ValueError for what it can never store."""
-    text = str(error) or type(error).__name__
+    text = text_of(error)
     if _is_about_a_value(error):
         return ValueError(f"PostgreSQL cannot store it: {text}")
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.UndefinedFunctionError):
@@ -61,6 +62,11 @@ def translated(error: Exception) -> StoreUnavailable | StoreMismatch | ValueErro
         )
     advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), "")
     return StoreUnavailable(f"PostgreSQL cannot be used: {text}{'; ' if advice else ''}{advice}")
+
+
+def text_of(error: Exception) -> str:
+    """What it says, with PostgreSQL's details and hints in the same line."""
+    return "; ".join(str(error).splitlines()) or type(error).__name__
 
 
 @contextmanager

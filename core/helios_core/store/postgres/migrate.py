@@ -9,7 +9,7 @@ import asyncpg
 
 import helios_sql
 from helios_core.errors import StoreMismatch
-from helios_core.store.postgres.errors import RAISED, connecting, translated
+from helios_core.store.postgres.errors import RAISED, UNAVAILABLE, connecting, text_of, translated
 from helios_core.store.postgres.settings import PostgresSettings
 
 ENGINE: Final = "postgres"
@@ -49,7 +49,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
     Raises:
         ConfigError: the DSN is none.
         StoreUnavailable: the database cannot be used.
-        StoreMismatch: its schema is newer than this code.
+        StoreMismatch: its schema is newer than this code, or has something of ours that we did not make.
     """
     connection = await _connected(settings)
     try:
@@ -59,9 +59,16 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
         checked(state)
         applied = []
         for version, name, text in helios_sql.migrations(ENGINE)[state.version :]:
-            async with connection.transaction():
-                await connection.execute(text)
-                await connection.execute("INSERT INTO helios_migrations VALUES ($1, $2)", version, name)
+            try:
+                async with connection.transaction():
+                    await connection.execute(text)
+                    await connection.execute("INSERT INTO helios_migrations VALUES ($1, $2)", version, name)
+            except asyncpg.PostgresError as error:
+                if isinstance(error, UNAVAILABLE):
+                    raise
+                raise StoreMismatch(
+                    f"{version:04d}_{name} cannot be applied to this database ({text_of(error)}); nothing of it was"
+                ) from error
             applied.append(f"{version:04d}_{name}")
     except RAISED as error:
         raise translated(error) from error

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import date
 from functools import cache
 from typing import Any, Final
 
@@ -32,7 +31,6 @@ _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _JSON: Final = frozenset({"attributes", "labels", "document", "ids"})
 _NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # in JSON, and no backslash before a plain u0000
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
-_MAX_DAYS: Final = 10_000  # remembered as made
 _WINDOW: Final = (
     "start_us", "duration_ms", "service", "host", "signal", "events", "errors", "warnings", "levels", "unparsed",
     "bytes_in", "latency_count", "latency_sum_us", "latency", "endpoints", "templates_overflow",
@@ -51,7 +49,6 @@ class PostgresStore:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, command_s: float = _COMMAND_S) -> None:
         self._pool = pool
         self._command_s = command_s
-        self._days: set[date] = set()
         self._closed = False
 
     @classmethod
@@ -95,22 +92,16 @@ class PostgresStore:
 
     async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         applying = Applying(writes)
-        try:
-            async with self._connection() as connection:
-                days = _days_of(writes) - self._days
-                if days:  # before the transaction: nothing waits for their locks, and they may be many
-                    await _execute(connection, "make_days", {"days": sorted(days)})
-                async with connection.transaction():
-                    outcomes = applying.run(
-                        await _ledgers(connection, applying),
-                        await _positions(connection, applying),
-                        await _hashes(connection, applying),
-                    )
-                    await _write(connection, applying)
-        except StoreUnavailable:
-            self._days.clear()  # a day that was there may have been pruned
-            raise
-        self._days = days if len(self._days) > _MAX_DAYS else self._days | days
+        async with self._connection() as connection:
+            # Before the transaction: nobody waits for the locks of new tables, and each day has its own.
+            await _execute(connection, "make_days", {"days": _days_of(writes)})
+            async with connection.transaction():
+                outcomes = applying.run(
+                    await _ledgers(connection, applying),
+                    await _positions(connection, applying),
+                    await _hashes(connection, applying),
+                )
+                await _write(connection, applying)
         return outcomes
 
     async def transact(self, statements: Sequence[Statement]) -> None:
@@ -142,11 +133,13 @@ class PostgresStore:
             async with self._pool.acquire(timeout=self._command_s) as connection:
                 yield connection
         except RAISED as error:
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
+                await self._pool.expire_connections()
             raise translated(error) from error
 
 
-def _days_of(writes: Sequence[Write]) -> set[date]:
-    """The days (UTC) that may get rows."""
+def _days_of(writes: Sequence[Write]) -> list[str]:
+    """The days (UTC) that may get rows; as texts, because asyncpg takes the last day of 9999 for infinity."""
     times_us: set[int] = set()
     for write in writes:
         if isinstance(write, SliceWrite):
@@ -157,7 +150,7 @@ def _days_of(writes: Sequence[Write]) -> set[date]:
             times_us.update(metric.time_us for metric in write.record.metrics)
         else:
             times_us.update(event.time_us for event in write.record.events)
-    return {from_us(day * _DAY_US).date() for day in {time_us // _DAY_US for time_us in times_us}}
+    return [from_us(day * _DAY_US).date().isoformat() for day in sorted({time_us // _DAY_US for time_us in times_us})]
 
 
 async def _prepare(connection: Connection) -> None:

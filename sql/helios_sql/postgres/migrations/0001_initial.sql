@@ -148,26 +148,28 @@ CREATE TABLE reports (
 CREATE PROCEDURE helios_make_days(days date[])
 LANGUAGE plpgsql AS $$
 DECLARE
+    home   oid := (SELECT relnamespace FROM pg_class WHERE oid = 'windows'::regclass);
     parent text;
     day    date;
-    made   text;
+    made   name;
 BEGIN
     IF (SELECT relkind FROM pg_class WHERE oid = 'windows'::regclass) <> 'p' THEN
         RETURN;
     END IF;
     FOREACH day IN ARRAY days LOOP
-        PERFORM pg_advisory_xact_lock(hashtext('helios_make_days'));
         FOREACH parent IN ARRAY ARRAY['windows', 'window_templates', 'events', 'metrics'] LOOP
             made := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
-            IF to_regclass(made) IS NULL THEN
+            CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relname = made AND relnamespace = home);
+            PERFORM pg_advisory_xact_lock(hashtext('helios_make_days'));
+            IF NOT EXISTS (SELECT FROM pg_class WHERE relname = made AND relnamespace = home) THEN
                 EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', made, parent);
                 EXECUTE format(
                     'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                     parent, made, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00'
                 );
             END IF;
+            COMMIT;
         END LOOP;
-        COMMIT;
     END LOOP;
 END
 $$;

@@ -1,1 +1,1 @@
-CALL helios_make_days(:days::date[])
+CALL helios_make_days(:days::text[]::date[])
