@@ -86,10 +86,8 @@ class KafkaBus:
             self._starting.cancel()
         if self._producer is not None:
             self._give_up(self._producer)
-        if self._stopping:
-            _, late = await asyncio.wait(self._stopping, timeout=_STOP_S)
-            for task in late:  # what it holds was refused to its publisher
-                task.cancel()
+        if self._stopping:  # what one still holds then was refused to its publisher
+            await asyncio.wait(self._stopping, timeout=_STOP_S)
         while self._consumers:
             await self._consumers.pop().close()
 

@@ -28,7 +28,7 @@ from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusRejected, BusUnavailable
 
 _JOIN_S: Final = 30.0
-_CLOSE_S: Final = 5.0
+_CLOSE_S: Final = 2.0  # for each of the groups of a process that ends
 _ANSWER_S: Final = 10.0
 _FETCH_S: Final = 0.2
 _FETCH_WAIT_MS: Final = 100  # a broker that has nothing says so: others are held back until then
@@ -72,6 +72,8 @@ class KafkaConsumer:
         self._came_ms: dict[TopicPartition, int] = {}  # when the answer came that brought what waits
         self._overdue: dict[TopicPartition, int] = {}  # not waited for again before they answer
         self._assigned = asyncio.Event()
+        self._committing: asyncio.Task[Any] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._given: frozenset[Partition] = frozenset()
         self.closed = False
 
@@ -258,6 +260,8 @@ class KafkaConsumer:
             if len(commit.metadata) > MAX_METADATA_BYTES:
                 raise BusRejected(f"{len(commit.metadata)} bytes of metadata: at most {MAX_METADATA_BYTES}")
         async with self._asking("Kafka does not take the commit"):
+            if self._committing is not None:
+                await asyncio.wait({self._committing})
             await self._assigned.wait()
             offsets: dict[TopicPartition, Any] = {
                 partition: OffsetAndMetadata(given.next_offset, b64encode(given.metadata).decode())
@@ -266,8 +270,11 @@ class KafkaConsumer:
             }
             if not offsets:
                 return
+            # One after the other, and not ended by our deadline: an older one must not land after a newer.
+            self._committing = asyncio.create_task(self._client.commit(offsets))
+            self._committing.add_done_callback(_seen)
             try:
-                await self._client.commit(offsets)
+                await asyncio.shield(self._committing)
             except _MOVED as error:
                 _log.info("commit_left_to_others", reason=str(error) or type(error).__name__)
 
@@ -316,11 +323,24 @@ class KafkaConsumer:
         if self.closed:
             return
         self.closed = True
+        self._ending = asyncio.create_task(self._end())
+        if not (await asyncio.wait({self._ending}, timeout=_CLOSE_S))[0]:
+            _log.warning("group_not_left", error="no answer")
+
+    async def _end(self) -> None:
+        """Goes on when nobody waits for it any more: the group finds out by itself."""
         try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self._client.stop()
-        except (KafkaError, TimeoutError) as error:
+            await self._client.stop()
+        except KafkaError as error:
             _log.warning("group_not_left", error=str(error) or type(error).__name__)
+        if self._committing is not None:
+            self._committing.cancel()
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """An error that nobody waits for any more is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _text(raw: bytes | None) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from helios_core.config import Secret
 from helios_core.errors import ConfigError
+
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}")
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,9 +38,13 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str = ""
 
     def connection(self) -> dict[str, Any]:
-        """What every client of aiokafka is made with; ConfigError when a file cannot be read."""
+        """What every client of aiokafka is made with; ConfigError when an address is none or a file cannot be read."""
+        servers = [server.strip() for server in self.bootstrap.split(",")]
+        for server in servers:
+            if not _ADDRESS.fullmatch(server):
+                raise ConfigError(f"kafka: bootstrap: {server!r} is no address: host:port, for example broker1:9092")
         made: dict[str, Any] = {
-            "bootstrap_servers": [server.strip() for server in self.bootstrap.split(",")],
+            "bootstrap_servers": servers,
             "client_id": "helios",
             "security_protocol": ("SASL_" if self.username else "") + ("SSL" if self.tls else "PLAINTEXT"),
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ REPLICATION: Final = 3
 RETENTION_DAYS: Final = 7
 _DAY_MS: Final = 86_400_000
 _UNKNOWN_TOPIC: Final = 3
+_ALREADY_THERE: Final = 36
+_SHOWN_S: Final = 10.0
+_APPLY: Final = "`helios topics apply`"
 _OVERHEAD_BYTES: Final = 64 * 1024  # key, headers and the frame of a batch of one record
 
 
@@ -102,7 +107,9 @@ async def apply(settings: KafkaSettings, plan: Plan | None = None) -> list[Topic
             ]
         )
         for name, code, message in answer.topic_errors:
-            if code:
+            if code == _ALREADY_THERE:  # somebody else has made it just now
+                missing.remove(name)
+            elif code:
                 raise BusError(f"the topic {name} cannot be made: {message or for_code(code).__name__}")
         changed: dict[str, tuple[str, ...]] = {}
         for name in before.keys() - set(missing):
@@ -113,7 +120,7 @@ async def apply(settings: KafkaSettings, plan: Plan | None = None) -> list[Topic
                 own = {key: value for key, (value, is_own) in found.items() if is_own} | wanted
                 await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=own)])
                 changed[name] = differing
-        after = await _states(admin, settings, plan)
+        after = await _shown(admin, settings, plan)
     return [
         TopicState(
             state.name,
@@ -140,6 +147,17 @@ async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
+async def _shown(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Plan) -> list[TopicState]:
+    """All of them, once nothing is left to apply: a broker hears a little later of what was made or set."""
+    deadline_s = time.monotonic() + _SHOWN_S
+    while True:
+        states = await _states(admin, settings, plan)
+        is_left = any(_APPLY in fault for state in states for fault in state.faults)
+        if not is_left or time.monotonic() > deadline_s:
+            return states
+        await asyncio.sleep(0.1)
+
+
 async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Plan) -> list[TopicState]:
     names = [settings.prefix + topic.value for topic in Topic]
     brokers = len((await admin.describe_cluster())["brokers"])
@@ -148,13 +166,13 @@ async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Pla
     for name in names:
         found = described[name]
         if found["error_code"] == _UNKNOWN_TOPIC:
-            states.append(TopicState(name, 0, 0, faults=("it is not there: `helios topics apply` makes it",)))
+            states.append(TopicState(name, 0, 0, faults=(f"it is not there: {_APPLY} makes it",)))
             continue
         partitions = found["partitions"]
         copies = min((len(partition["replicas"]) for partition in partitions), default=0)
         own = {key: value for key, (value, _) in (await _settings_of(admin, name)).items()}
         faults = [
-            f"{key} is {own.get(key)}, not {value}: `helios topics apply` sets it"
+            f"{key} is {own.get(key)}, not {value}: {_APPLY} sets it"
             for key, value in plan.settings(brokers).items()
             if own.get(key) != value
         ]
