@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test test-slow engines test-engines lint bench proto check-proto lock clean
+.PHONY: help setup demo test test-slow engines test-engines test-engines-slow lint bench proto check-proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,10 @@ engines: $(ENGINES) ## the engines that tests run against, as far as they are no
 	@touch $@
 
 test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka and PostgreSQL, which it starts itself
-	$(BIN)/python -m pytest -m engines
+	$(BIN)/python -m pytest -m "engines and not slow" -n 2 --dist loadfile
+
+test-engines-slow: $(DEV_READY) $(ENGINES) ## three brokers that die in turn, and the parts as processes of their own
+	$(BIN)/python -m pytest -m "engines and slow"
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ A delta is what one batch adds to it; merging deltas is exact in any order and g
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -193,18 +193,18 @@ class WindowBuilder:
 
     def _add_rows(self, delta: WindowDelta, events: Columns, rows: list[int] | None) -> None:
         """Counts the given rows, or all of them."""
-        levels: Iterable[int] = events.level
+        levels = bytes(events.level)
         latencies: Sequence[int | None] = events.latency_us
         endpoints: Sequence[str | None] = events.endpoint
         sizes: Iterable[int] = events.size
         if rows is not None:
             pick = itemgetter(*rows) if len(rows) > 1 else lambda column, row=rows[0]: (column[row],)
-            levels = pick(events.level)
+            levels = bytes(pick(events.level))
             latencies = pick(events.latency_us) if events.latency_us else ()
             endpoints = pick(events.endpoint) if events.endpoint else ()
             sizes = pick(events.size) if events.size else ()
-        for level, count in Counter(levels).items():
-            delta.levels[level] += count
+        for level in range(len(delta.levels)):
+            delta.levels[level] += levels.count(level)
         delta.bytes_in += sum(sizes)
         if latencies:
             delta.latency.add([value for value in latencies if value is not None])

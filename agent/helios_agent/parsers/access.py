@@ -148,7 +148,7 @@ class Access:
             return None
         # A slice is made once, not for each line.
         times = list(map(self._times.__getitem__, map(_TIME_AT, map(_BEFORE, parts))))
-        levels = list(map(self._levels.__getitem__, map(_STATUS_AT, map(_AFTER_REQUEST, parts))))
+        levels = bytes(map(self._levels.__getitem__, map(_STATUS_AT, map(_AFTER_REQUEST, parts))))
         requests = [part[1].split(" ") for part in parts]
         if escaped:
             requests = [[word.replace("\0", '\\"') for word in request] for request in requests]

@@ -99,13 +99,14 @@ _MAX_EXAMPLE_CHARS: Final = 200
 class Rows:
     """Columns under construction, one event at a time: the careful way, for lines of any shape."""
 
-    __slots__ = ("_endpoints", "_latencies", "_services", "parsed")
+    __slots__ = ("_endpoints", "_latencies", "_levels", "_services", "parsed")
 
     def __init__(self, lines: int) -> None:
         self._services: list[str] = []
+        self._levels: list[int] = []
         self._latencies: list[int | None] = []
         self._endpoints: list[str | None] = []
-        self.parsed = Parsed(Columns([], self._services, [], self._latencies, self._endpoints), lines)
+        self.parsed = Parsed(Columns([], self._services, self._levels, self._latencies, self._endpoints), lines)
 
     def add(
         self,
@@ -129,7 +130,7 @@ class Rows:
             events.notable.append(Notable(len(events), message, trace_id, span_id))
         events.time_us.append(time_us)
         self._services.append(service)
-        events.level.append(level)
+        self._levels.append(level)
         self._latencies.append(None if latency_us is None else int(latency_us + 0.5))
         self._endpoints.append(endpoint)
         events.size.append(size)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -97,6 +97,9 @@ class _NotTaken(ValueError):
     """A line that is no JSON object."""
 
 
+_Decoder: TypeAlias = "msgspec.json.Decoder[Any]"
+
+
 class JsonLines:
     """Parser of JSON lines (see `base.Parser`)."""
 
@@ -107,7 +110,7 @@ class JsonLines:
         self._shape = shape
         self._times = IsoTimes(context.utc_offset_s)
         self._levels = Levels()
-        self._decoder = _decoder(shape)
+        self._decoders = _decoders(shape)
 
     @classmethod
     def make(cls, context: ParserContext, lines: Sequence[bytes]) -> JsonLines:
@@ -123,13 +126,13 @@ class JsonLines:
         """More first lines: they may have names that those before them had not."""
         shape = Shape.of(_records(lines))
         if shape != self._shape:
-            self._shape, self._decoder = shape, _decoder(shape)
+            self._shape, self._decoders = shape, _decoders(shape)
 
     def parse(self, block: Block) -> Parsed:
         lines = lines_of(block.data)
-        if self._decoder is not None and lines:
+        if self._decoders is not None and lines:
             try:
-                columns = self._fast(self._decoder, block, lines)
+                columns = self._fast(*self._decoders, block, lines)
             except (msgspec.DecodeError, ValueError, LookupError, OverflowError, TypeError, RecursionError):
                 columns = None  # some line is of another shape: the careful way tells which
             if columns is not None:
@@ -145,9 +148,9 @@ class JsonLines:
                 rows.unparsed(line)
         return rows.parsed
 
-    def _fast(self, decoder: msgspec.json.Decoder[Any], block: Block, lines: list[bytes]) -> Columns | None:
+    def _fast(self, counted: _Decoder, shown: _Decoder, block: Block, lines: list[bytes]) -> Columns | None:
         """All lines at once; None or an error when any of them is of another shape."""
-        rows = decoder.decode_lines(block.data)
+        rows = counted.decode_lines(block.data)
         if len(rows) != len(lines):
             return None
         # The decoder does not mind where lines end, but each must hold one object and the whole of it.
@@ -157,27 +160,25 @@ class JsonLines:
             return None
         times = block.times_us or self._times.column([row.time for row in rows])
         services = [row.service for row in rows]
-        if not all(services):
+        names = set(services)
+        if "" in names:
             services = [name or self._context.service for name in services]
-        levels = list(map(self._levels.__getitem__, [row.level for row in rows]))
+            names = set(services)
+        levels = bytes(map(self._levels.__getitem__, [row.level for row in rows]))
         if _UNSPECIFIED in levels:  # also where there is none
             return None
         latencies: list[int | None] = []
         if self._shape.latency is not None:
             latencies = latencies_us([row.latency for row in rows], self._shape.latency_unit_us)
-        first = services[0]
+        details = {i: shown.decode(lines[i]) for i, level in enumerate(levels) if level >= _WARN}
         return Columns(
             time_us=times,
-            service=first if services.count(first) == len(services) else services,
+            service=services if len(names) > 1 else services[0],
             level=levels,
             latency_us=latencies,
             endpoint=[row.endpoint for row in rows] if "endpoint" in self._shape.names else [],
             size=list(map(len, lines)),
-            notable=[
-                Notable(i, rows[i].message or "", rows[i].trace_id or "", rows[i].span_id or "")
-                for i, level in enumerate(levels)
-                if level >= _WARN
-            ],
+            notable=[Notable(i, d.message or "", d.trace_id or "", d.span_id or "") for i, d in details.items()],
         )
 
     def _careful(self, rows: Rows, line: bytes, block: Block, number: int) -> None:
@@ -185,7 +186,7 @@ class JsonLines:
         record = _record(line)
         shape = self._shape
         # The fast way reads a line that has the shape's level by the shape's names alone: so does this one.
-        of_shape = self._decoder is not None and _lookup(record, shape.names["level"]) is not None
+        of_shape = self._decoders is not None and _lookup(record, shape.names["level"]) is not None
 
         def value_of(role: str) -> Any:
             value = _value(record, role, shape.names[role]) if role in shape.names else None
@@ -231,27 +232,35 @@ class JsonLines:
         return None
 
 
-def _decoder(shape: Shape) -> msgspec.json.Decoder[Any] | None:
-    """A decoder of just the fields that matter; None when the shape has no fast way."""
+# What counts of every line, and what is shown of the notable ones: kinds and defaults.
+_COUNTED: Final[tuple[tuple[str, Any, Any], ...]] = (
+    ("time", str, ""),
+    ("service", str, ""),
+    ("level", str | int | None, None),
+    ("latency", float | None, None),
+    ("endpoint", str | None, None),
+)
+_SHOWN: Final[tuple[tuple[str, Any, Any], ...]] = tuple(
+    (role, str | None, None) for role in ("message", "trace_id", "span_id")
+)
+
+
+def _decoders(shape: Shape) -> tuple[_Decoder, _Decoder] | None:
+    """One for every line and one for the notable ones; None when the shape has no fast way."""
     if "time" not in shape.names or "level" not in shape.names:
         return None
     if any("." in name for name in (*shape.names.values(), shape.latency or "")):
         return None
-    optional = str | None
-    kinds: list[tuple[str, Any, Any]] = [
-        ("time", str, ""),
-        ("service", str, ""),
-        ("level", str | int | None, None),
-    ]
-    kinds += [(role, optional, None) for role in ("message", "endpoint", "trace_id", "span_id")]
-    kinds.append(("latency", float | None, None))
     names = {role: name for role, name in shape.names.items() if role != "status"}
     if shape.latency is not None:
         names["latency"] = shape.latency
-    # A role without a name gets one that no line has, so that a field of the role's own name is not read.
-    renamed = {role: names.get(role, f"<no {role}>") for role, _, _ in kinds}
-    made = msgspec.defstruct("Line", kinds, rename=renamed, gc=False)
-    return msgspec.json.Decoder(made)
+
+    def decoder(kinds: Sequence[tuple[str, Any, Any]]) -> _Decoder:
+        # A role without a name gets one that no line has, so that a field of the role's own name is not read.
+        renamed = {role: names.get(role, f"<no {role}>") for role, _, _ in kinds}
+        return msgspec.json.Decoder(msgspec.defstruct("Line", kinds, rename=renamed, gc=False))
+
+    return decoder(_COUNTED), decoder(_SHOWN)
 
 
 def _latency_us(record: Mapping[str, Any], shape: Shape, parsed: Parsed, *, of_shape: bool) -> float | None:

@@ -36,14 +36,13 @@ N_BUCKETS: Final = 1016  # up to one hour: ceil(32 · log2(3.6e9))
 _UPPER: Final = [_floor_power(i + 1) for i in range(N_BUCKETS)]
 
 
-_SORT_FROM: Final = 128  # values; below it one search for each is quicker
+_SEARCH_FROM: Final = 128  # values; below it one search for each is quicker
 
 
-def _counts(values_us: Sequence[int]) -> Counter[int]:
-    """How many values are in each bucket: one search for each value, or for each bucket of many sorted ones."""
-    if len(values_us) < _SORT_FROM:
-        return Counter(map(bisect_left, repeat(_UPPER), values_us))
-    ordered = sorted(values_us)
+def _counts(ordered: Sequence[int]) -> Counter[int]:
+    """How many of the sorted values are in each bucket: one search for each value, or for each bucket of many."""
+    if len(ordered) < _SEARCH_FROM:
+        return Counter(map(bisect_left, repeat(_UPPER), ordered))
     counts: Counter[int] = Counter()
     index, begin = bisect_left(_UPPER, ordered[0]), 0
     while begin < len(ordered):
@@ -115,22 +114,23 @@ class LatencyHistogram:
         histogram.min_us, histogram.max_us = min_us, max_us
         return histogram
 
-    def add(self, values_us: list[int]) -> None:
+    def add(self, values_us: Sequence[int]) -> None:
         """Adds integer microseconds ≥ 0 (a negative one is a ValueError); above 1 h is clamped."""
         if not values_us:
             return
-        least, most = min(values_us), max(values_us)
+        ordered = sorted(values_us)
+        least, most = ordered[0], ordered[-1]
         if least < 0:
             raise ValueError(f"a latency of {least} µs: latencies are not negative")
         if most > MAX_LATENCY_US:
-            values_us = [min(v, MAX_LATENCY_US) for v in values_us]
-            least, most = min(least, MAX_LATENCY_US), MAX_LATENCY_US
+            ordered = [min(v, MAX_LATENCY_US) for v in ordered]
+            least, most = ordered[0], MAX_LATENCY_US
         self.min_us = min(self.min_us, least) if self.count else least
-        counts = _counts(values_us)
+        counts = _counts(ordered)
         self.zero_count += counts.pop(0, 0)
         self.buckets.update(counts)
-        self.sum_us += sum(values_us)
-        self.sum_squares_us2 += sum(map(mul, values_us, values_us))
+        self.sum_us += sum(ordered)
+        self.sum_squares_us2 += sum(map(mul, ordered, ordered))
         self.max_us = max(self.max_us, most)
 
     def merge(self, other: LatencyHistogram) -> None:
