@@ -11,11 +11,12 @@ import structlog
 
 from helios_collector.body import BodyError, Gate, plain, read
 from helios_collector.events import TIMESTAMP_REPLACED, Reader, items
+from helios_collector.faults import explained
 from helios_collector.ingest import ServiceNames, client_of, event_records
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.clock import Clock
-from helios_core.errors import BusUnavailable, WireError
+from helios_core.errors import WireError
 from helios_core.exposed import Answer, headers_of, refusal
 from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
@@ -66,8 +67,9 @@ class HttpIngest:
             status, body, headers = await self._answer(scope, receive)
         except BodyError as error:
             status, body, headers = error.status, {"error": str(error)}, []
-        except BusUnavailable as error:
-            status, body, headers = 503, {"error": str(error)}, [(b"retry-after", _RETRY_AFTER_S)]
+        except Exception as error:  # noqa: BLE001 -- the edge of the process: for any other answer senders give up
+            message = explained(error, self._telemetry)
+            status, body, headers = 503, {"error": message}, [(b"retry-after", _RETRY_AFTER_S)]
         path = scope["path"].rstrip("/")
         self._telemetry.requests.labels(path if path in EVENTS_PATHS else "other", str(status)).inc()
         await respond(send, status, body, headers)

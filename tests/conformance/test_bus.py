@@ -157,6 +157,16 @@ async def test_a_record_over_the_limit_is_refused_and_nothing_is_published(bus: 
     assert await consumer.poll(max_records=1, timeout_s=0) == []
 
 
+async def test_headers_and_key_count_by_their_bytes(bus: Bus) -> None:
+    value = bytes(MAX_RECORD_BYTES - 100)
+    for record in (
+        Record(Topic.WINDOWS, "k", value, {"host": "é" * 60}),
+        Record(Topic.WINDOWS, "é" * 60, value),
+    ):
+        with pytest.raises(BusRejected):
+            await bus.publish([record])
+
+
 async def test_the_embedded_log_outlives_its_process(tmp_path: Path) -> None:
     first = EmbeddedBus(tmp_path / "bus.db")
     await first.publish([record("k", str(i)) for i in range(3)])

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from helios_core.errors import BusRejected
 
-MAX_RECORD_BYTES: Final = 1024 * 1024  # value and headers; twice the largest slice
+MAX_RECORD_BYTES: Final = 1024 * 1024  # value, key and headers; twice the largest slice
 MAX_METADATA_BYTES: Final = 3_000  # in base64 below the 4,096 that Kafka keeps with an offset by default
 
 
@@ -157,6 +157,7 @@ def in_order_of_time(partitions: Iterable[Sequence[Received]], limit: int) -> li
 def check(records: Sequence[Record]) -> None:
     """BusRejected when one of the records can never be published."""
     for record in records:
-        size = len(record.value) + sum(len(name) + len(text) for name, text in record.headers.items())
+        texts = [record.key, *record.headers, *record.headers.values()]
+        size = len(record.value) + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         if size > MAX_RECORD_BYTES:
             raise BusRejected(f"a record of {size} bytes for {record.topic} ({record.key}): at most {MAX_RECORD_BYTES}")

@@ -240,3 +240,16 @@ async def test_without_keys_only_this_machine_is_answered(headers: dict[str, str
     assert (await site.client.get("/metrics", headers=headers)).status_code == 403
     for good in ({"origin": "http://localhost:8080"}, {"host": "127.0.0.1:8080"}, {"host": "[::1]:8080"}):
         assert (await site.client.post("/api/v1/events", json=GOOD, headers=good)).status_code == 202
+
+
+async def test_a_fault_of_ours_is_to_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+
+    async def broken(records: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(site.bus, "publish", broken)
+    answer = await site.post(GOOD)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "ZeroDivisionError" in answer.json()["error"]
