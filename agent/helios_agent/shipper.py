@@ -16,7 +16,7 @@ import grpc
 import structlog
 from grpc import aio
 
-from helios import errors
+from helios import cancellation, errors
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_agent import connection
 from helios_agent.spool import Spool
@@ -82,7 +82,8 @@ class Shipper:
             asked_s = 0.0
             try:
                 async with connection.channel(self._target, self._credentials) as channel:
-                    asked_s = await self._stream(channel, drain)
+                    with cancellation.heeded():
+                        asked_s = await self._stream(channel, drain)
             except aio.AioRpcError as error:
                 said = connection.meaning(error)
                 if isinstance(said, errors.Denied):

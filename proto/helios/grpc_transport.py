@@ -11,6 +11,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from helios import cancellation
 from helios.endpoint import Endpoint
 from helios.errors import ClientClosed, ConfigError, HeliosClientError
 from helios.retry import Status, error_from_status
@@ -69,8 +70,9 @@ class GrpcTransport:
 
         call = self._open().Stream(watched(), metadata=self._metadata)
         try:
-            async for answer in call:
-                yield answer
+            with cancellation.heeded():
+                async for answer in call:
+                    yield answer
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         except asyncio.CancelledError:
@@ -87,7 +89,8 @@ class GrpcTransport:
 
     async def _unary(self, method: str, request: object, timeout_s: float) -> Any:
         try:
-            return await getattr(self._open(), method)(request, timeout=timeout_s, metadata=self._metadata)
+            with cancellation.heeded():
+                return await getattr(self._open(), method)(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, timeout_s) from error
 
