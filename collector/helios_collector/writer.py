@@ -2,12 +2,14 @@
 
 For each poll, in this order: decode; apply all in one transaction; dead-letter what can never be
 applied; commit the offsets. A crash before the last makes records come again, and the store knows them.
+What the next poll brings is decoded meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -16,10 +18,10 @@ import structlog
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
-from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
+from helios_core.bus.base import Bus, Commit, Consumer, Partition, Received, Record, Topic
 from helios_core.clock import US_PER_S, Clock, SystemClock
 from helios_core.errors import WireError
-from helios_core.records import dead_letter, slice_of
+from helios_core.records import dead_letter, stored_slice_of
 from helios_core.retry import until_available
 from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Statement, Store, Write
 from helios_core.store.ledger import Verdict
@@ -28,10 +30,20 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 GROUP: Final = "storage-writers"
 _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.METRICS, Topic.ANOMALY_ALERTS)
-_MAX_RECORDS: Final = 200
+_MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What was read in one poll, and what it says; `dead` is what says nothing."""
+
+    received: Sequence[Received]
+    writes: list[tuple[Received, Write]] = field(default_factory=list)
+    alerts: list[tuple[Received, Statement]] = field(default_factory=list)
+    dead: list[Record] = field(default_factory=list)
 
 
 class StoreWriter:
@@ -64,22 +76,32 @@ class StoreWriter:
         """Writes until `drain` is set and nothing is left to read."""
         consumer = await until_available(partial(self._bus.subscribe, GROUP, _TOPICS))
         try:
-            while True:
-                ending = drain.is_set()
-                poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
-                received = await until_available(poll)
-                if not received:
-                    if ending:
-                        return
+            decoded = await self._read(consumer, drain)
+            while decoded is not None:
+                following = asyncio.create_task(self._read(consumer, drain))  # while the store works
+                try:
                     await self._prune()
-                    continue
-                await self._prune()
-                await self._write(received)
-                self._telemetry.lag.set(await until_available(consumer.lag))
-                done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
+                    await self._write(decoded)
+                    await asyncio.wait([following])
+                finally:
+                    following.cancel()
+                    await asyncio.wait([following])
+                done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in decoded.received}
                 await until_available(partial(consumer.commit, done))
+                decoded = following.result()
+                unwritten = len(decoded.received) if decoded is not None else 0
+                self._telemetry.lag.set(unwritten + await until_available(consumer.lag))
         finally:
             await consumer.close()
+
+    async def _read(self, consumer: Consumer, drain: asyncio.Event) -> _Decoded | None:
+        """The next records; None when there are no more and there shall be none."""
+        ending = drain.is_set()
+        poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
+        received = await until_available(poll)
+        if ending and not received:
+            return None
+        return _decoded(received)
 
     async def _prune(self) -> None:
         """Once an hour."""
@@ -90,18 +112,9 @@ class StoreWriter:
             await until_available(partial(self._store.prune, before_us))
             _log.info("store_pruned", before_us=before_us)
 
-    async def _write(self, received: list[Received]) -> None:
-        writes: list[tuple[Received, Write]] = []
-        alerts: list[tuple[Received, Statement]] = []
-        dead: list[Record] = []
-        for record in received:
-            try:
-                if record.partition.topic is Topic.ANOMALY_ALERTS:
-                    alerts.append((record, Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value)))))
-                else:
-                    writes.append((record, _write_of(record)))
-            except WireError as error:
-                dead.append(_dead(record, error))
+    async def _write(self, decoded: _Decoded) -> None:
+        """All that is safe to commit when it returns."""
+        received, writes, alerts, dead = decoded.received, decoded.writes, decoded.alerts, decoded.dead
         outcomes = await _isolated(self._apply, writes)
         for (record, _), outcome in zip(writes, outcomes, strict=True):
             if isinstance(outcome, Exception):
@@ -133,6 +146,20 @@ class StoreWriter:
         return [None] * len(alerts)
 
 
+def _decoded(received: Sequence[Received]) -> _Decoded:
+    decoded = _Decoded(received)
+    for record in received:
+        try:
+            if record.partition.topic is Topic.ANOMALY_ALERTS:
+                statement = Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value)))
+                decoded.alerts.append((record, statement))
+            else:
+                decoded.writes.append((record, _write_of(record)))
+        except WireError as error:
+            decoded.dead.append(_dead(record, error))
+    return decoded
+
+
 async def _isolated(call: Callable[[Sequence[_T]], Awaitable[list[_R]]], items: Sequence[_T]) -> list[_R | Exception]:
     """The result for each item; for one whose values no store can take, the error.
 
@@ -159,5 +186,5 @@ def _write_of(record: Received) -> Write:
         return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value))
     if record.partition.topic is Topic.METRICS:
         return MetricsWrite(record.partition, record.offset, wire.metric_record_from_bytes(record.value))
-    id_, content, part = slice_of(record)
+    id_, content, part = stored_slice_of(record)
     return SliceWrite(id_, record.partition.number, content, part)

@@ -10,6 +10,7 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Received, Record, Topic
 from helios_core.errors import WireError
 from helios_core.model import EventRecord, MetricRecord
+from helios_core.stored import StoredSlice
 
 _MAX_DEAD_BYTES: Final = 768 * 1024
 
@@ -32,13 +33,21 @@ def slice_record(id_: BatchId, service: str, data: bytes, host: str) -> Record:
 
 def slice_of(received: Received) -> tuple[BatchId, bytes, Slice]:
     """(identity, content hash, slice) of a record of the topic `windows`; WireError when it is none."""
+    return (*_identity(received), wire.slice_from_bytes(received.value))
+
+
+def stored_slice_of(received: Received) -> tuple[BatchId, bytes, StoredSlice]:
+    """The same for who only stores it."""
+    return (*_identity(received), wire.stored_from_bytes(received.value))
+
+
+def _identity(received: Received) -> tuple[BatchId, bytes]:
     headers = received.headers
     try:
         id_ = BatchId(bytes.fromhex(headers["agent"]), int(headers["incarnation"], 16), int(headers["sequence"]))
-        content = bytes.fromhex(headers["hash"])
+        return id_, bytes.fromhex(headers["hash"])
     except (KeyError, ValueError) as error:
         raise WireError(f"a record of {received.partition.topic} without a slice's identity: {error}") from error
-    return id_, content, wire.slice_from_bytes(received.value)
 
 
 def events_record(record: EventRecord) -> Record:

@@ -194,7 +194,7 @@ class DetectorService:
             reached[record.partition] = run, max(latest_us, record.time_us)
             runs[run][record.partition].append(record)
         for run in sorted(runs):
-            yield from in_order_of_time(runs[run].values(), len(received))
+            yield from in_order_of_time(runs[run].values())
 
     def _one(self, record: Received) -> list[Alert]:
         """What is decided when a record has been taken."""

@@ -15,20 +15,25 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from tests.engines.fixtures import fresh_database
 from tests.engines.postgres.server import Server, tools
 
+from helios_collector.writer import StoreWriter
 from helios_core import wire
 from helios_core.batches import BatchId, Slice
+from helios_core.bus.base import Record
+from helios_core.bus.memory import MemoryBus
+from helios_core.clock import SystemClock
 from helios_core.model import Level
-from helios_core.store.base import SliceWrite, Store
+from helios_core.records import slice_record
+from helios_core.store.base import Store
 from helios_core.store.postgres.migrate import migrate
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.store.postgres.store import PostgresStore
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta
 
-APPLIES: Final = 20  # of a round
-SLICES: Final = 200  # of an apply, as the writer takes them from the bus
+BATCHES: Final = 20  # of each of ten agents, in a round
+SLICES: Final = 200  # of the batches with the same number
 DELTAS: Final = 10  # of a slice
-ROWS: Final = APPLIES * SLICES * DELTAS
+ROWS: Final = BATCHES * SLICES * DELTAS
 T0: Final = 1_772_445_600_000_000
 # As an application has it in ten seconds; the histogram is some 280 bytes.
 LATENCIES: Final = 400
@@ -57,7 +62,7 @@ def runner() -> Iterator[asyncio.Runner]:
         yield made
 
 
-def writes(round_: int) -> Iterator[list[SliceWrite]]:
+def records(round_: int) -> Iterator[Record]:
     """The slices of many agents: each window of each of twenty services once on each of ten hosts."""
     rng = random.Random(round_)
     sketches = []
@@ -66,43 +71,38 @@ def writes(round_: int) -> Iterator[list[SliceWrite]]:
         delta.latency.add([round(rng.lognormvariate(10.3, 0.9)) for _ in range(LATENCIES)])
         delta.endpoints.add_hashes([rng.getrandbits(64) for _ in range(8)])
         sketches.append(delta)
-    for sequence in range(1, APPLIES + 1):
-        made = []
+    for sequence in range(1, BATCHES + 1):
         for number in range(SLICES):
             service, agent = f"service-{number % 20}", number // 20
             deltas = []
             for i in range(DELTAS):
                 like = rng.choice(sketches)
-                start_us = T0 + ((round_ * APPLIES + sequence) * DELTAS + i) * 10_000_000
+                start_us = T0 + ((round_ * BATCHES + sequence) * DELTAS + i) * 10_000_000
                 delta = WindowDelta(start_us, service, f"host-{agent}", latency=like.latency, endpoints=like.endpoints)
                 delta.levels[Level.INFO] = LATENCIES
                 delta.bytes_in = 100_000
                 deltas.append(delta)
-            id_ = BatchId(bytes([agent]) * 16, round_, sequence)
-            made.append(SliceWrite(id_, 0, b"a-content-hash", Slice(service, 0, deltas=deltas)))
-        yield made
+            data = wire.slice_to_proto(Slice(service, 0, deltas=deltas)).SerializeToString()
+            yield slice_record(BatchId(bytes([agent]) * 16, round_, sequence), service, data, f"host-{agent}")
 
 
-def measured(benchmark: BenchmarkFixture, runner: asyncio.Runner, store: Store, *, at_once: int) -> None:
-    """One writer, or several of them that have different partitions."""
+def measured(benchmark: BenchmarkFixture, runner: asyncio.Runner, store: Store) -> None:
+    """One writer, from what waits on a bus in memory to the last commit."""
     rounds = 0
+    drained = asyncio.Event()
+    drained.set()
 
-    async def all_of(waiting: list[list[SliceWrite]]) -> None:
-        while waiting:
-            await store.apply(waiting.pop())
-
-    def setup() -> tuple[tuple[list[list[SliceWrite]]], dict[str, object]]:
+    def setup() -> tuple[tuple[MemoryBus], dict[str, object]]:
         nonlocal rounds
         rounds += 1
-        return ([*writes(rounds)],), {}
+        bus = MemoryBus(SystemClock())
+        runner.run(bus.publish([*records(rounds)]))
+        return (bus,), {}
 
-    async def together(made: list[list[SliceWrite]]) -> None:
-        await asyncio.gather(*(all_of(made) for _ in range(at_once)))
-
-    benchmark.pedantic(lambda made: runner.run(together(made)), setup=setup, rounds=4)
+    benchmark.pedantic(lambda bus: runner.run(StoreWriter(bus, store).run(drained)), setup=setup, rounds=5)
     (row,) = runner.run(store.query("totals"))
     assert row["events"] == rounds * ROWS * LATENCIES
-    sizes = [len(wire.latency_to_bytes(one.slice.deltas[0].latency)) for one in next(writes(1))]
+    sizes = [len(window.latency or b"") for window in wire.stored_from_bytes(next(records(1)).value).windows]
     benchmark.extra_info["histogram_bytes"] = round(sum(sizes) / len(sizes))
     benchmark.extra_info["rows_per_second"] = round(ROWS / benchmark.stats.stats.min)
     benchmark.extra_info["rows_per_second_median"] = round(ROWS / benchmark.stats.stats.median)
@@ -112,14 +112,13 @@ def measured(benchmark: BenchmarkFixture, runner: asyncio.Runner, store: Store, 
 def test_sqlite(benchmark: BenchmarkFixture, runner: asyncio.Runner, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     try:
-        measured(benchmark, runner, store, at_once=1)
+        measured(benchmark, runner, store)
     finally:
         runner.run(store.close())
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("variant", ["plain", "timescale"])
-def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: str, variant: str, at_once: int) -> None:
+def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: str, variant: str) -> None:
     stack = AsyncExitStack()
 
     async def opened() -> PostgresStore:
@@ -130,6 +129,6 @@ def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: s
         return store
 
     try:
-        measured(benchmark, runner, runner.run(opened()), at_once=at_once)
+        measured(benchmark, runner, runner.run(opened()))
     finally:
         runner.run(stack.aclose())

@@ -14,6 +14,7 @@ import pytest
 from tests.engines.fixtures import fresh_database
 
 import helios_sql
+from helios_core import wire
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Partition, Topic
 from helios_core.clock import to_us
@@ -191,7 +192,7 @@ def writes(rng: random.Random) -> Iterator[SliceWrite | EventsWrite]:
             sample.counted = True
         metrics = [MetricSample("cpu", rng.random(), {"core": "é"}, delta.start_us, delta.service, delta.host)]
         part = Slice(delta.service, 0, deltas=[delta], samples=samples, metrics=metrics)
-        yield SliceWrite(BatchId(b"0123456789abcdef", 7, sequence), 0, b"some-content", part)
+        yield SliceWrite(BatchId(b"0123456789abcdef", 7, sequence), 0, b"some-content", wire.stored_slice(part))
     for offset, service in enumerate(SERVICES * 3):
         found = [event(rng, service, offset * 3 + i, id=rng.choice(("", f"id-{offset}-{i}"))) for i in range(5)]
         found += [one for one in found if one.id and rng.random() < 0.3]  # sent twice

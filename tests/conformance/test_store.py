@@ -11,6 +11,7 @@ import pytest
 from tests.engines.fixtures import fresh_database
 
 import helios_sql
+from helios_core import wire
 from helios_core.batches import MAX_UNACKNOWLEDGED, BatchId, Slice
 from helios_core.bus.base import Partition, Topic
 from helios_core.errors import StoreMismatch, StoreUnavailable
@@ -62,7 +63,7 @@ def delta(start_s: int, events: int, service: str = "cart") -> WindowDelta:
 
 def write(sequence: int, *deltas: WindowDelta, incarnation: int = 7, content: bytes = b"same-content") -> SliceWrite:
     part = Slice(deltas[0].service if deltas else "cart", 0, deltas=list(deltas))
-    return SliceWrite(BatchId(AGENT, incarnation, sequence), 0, content, part)
+    return SliceWrite(BatchId(AGENT, incarnation, sequence), 0, content, wire.stored_slice(part))
 
 
 async def total(store: Store) -> int:
@@ -152,7 +153,7 @@ async def test_templates_are_counted_by_time_with_their_samples(store: Store) ->
     one = delta(0, 2)
     sample.template_id = next(iter(one.templates.counts))
     part = Slice("cart", 0, deltas=[one, delta(600, 2)], samples=[sample])
-    await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part)])
+    await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(part))])
     (row,) = await store.query(
         "template_counts", service="cart", before_us=0, from_us=300_000_000, to_us=10**9, limit=10
     )
@@ -167,7 +168,9 @@ async def test_templates_are_counted_by_time_with_their_samples(store: Store) ->
 
 async def test_metrics_are_kept(store: Store) -> None:
     part = Slice("cart", 0, metrics=[MetricSample("cpu", 0.25, {"core": "1"}, 5, "cart", "h")])
-    assert await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part)]) == [Outcome(Verdict.APPLIED)]
+    assert await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(part))]) == [
+        Outcome(Verdict.APPLIED)
+    ]
 
 
 async def test_statements_are_all_or_nothing(store: Store) -> None:

@@ -23,6 +23,7 @@ import pytest
 from tests.engines.fixtures import fresh_database
 from tests.engines.postgres.server import Server, tools
 
+from helios_core import wire
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Partition, Topic
 from helios_core.clock import to_us
@@ -116,7 +117,9 @@ def write(
     sequence: int, *deltas: WindowDelta, agent: bytes = AGENT, partition: int = 0, content: bytes = b"same-content"
 ) -> SliceWrite:
     service = deltas[0].service if deltas else "cart"
-    return SliceWrite(BatchId(agent, 7, sequence), partition, content, Slice(service, 0, deltas=list(deltas)))
+    return SliceWrite(
+        BatchId(agent, 7, sequence), partition, content, wire.stored_slice(Slice(service, 0, deltas=list(deltas)))
+    )
 
 
 def event(time_us: int, id_: str = "", message: str = "no item 17", **more: Any) -> Event:
@@ -601,7 +604,7 @@ def bad_writes() -> list[SliceWrite | EventsWrite]:
     )
     found += (record(0, replace(event(T0), **changed)) for changed in changes)
     metric = MetricSample("cpu", 1.0, {"a": "\ud800"}, T0, "cart", "h")
-    found.append(SliceWrite(BatchId(AGENT, 7, 2), 0, b"c", Slice("cart", 0, metrics=[metric])))
+    found.append(SliceWrite(BatchId(AGENT, 7, 2), 0, b"c", wire.stored_slice(Slice("cart", 0, metrics=[metric]))))
     return found
 
 
@@ -645,7 +648,9 @@ async def test_texts_of_any_length_are_kept_or_refused_for_ever(store: PostgresS
     assert traces == [{"trace_id": RANDOM}]
     metric = MetricSample(RANDOM, 1.0, {}, T0, "cart", "h")  # its name is in an index: no try can store it
     with pytest.raises(ValueError, match="cannot store it"):
-        await store.apply([SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", Slice("cart", 0, metrics=[metric]))])
+        await store.apply(
+            [SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(Slice("cart", 0, metrics=[metric])))]
+        )
 
 
 async def test_nul_is_kept_as_the_replacement_character(settings: PostgresSettings, store: PostgresStore) -> None:
@@ -656,7 +661,7 @@ async def test_nul_is_kept_as_the_replacement_character(settings: PostgresSettin
     one.templates.add(Level.WARN, "t\0t", id_=9)
     metric = MetricSample("cpu\0", 1.0, {"l\0": "\0"}, T0, "cart", "h\0")
     part = Slice("cart", 0, deltas=[one], metrics=[metric])
-    writes = [record(0, with_nul, literal), SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part)]
+    writes = [record(0, with_nul, literal), SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(part))]
     for verdict in (Verdict.APPLIED, Verdict.DUPLICATE):
         assert [outcome.verdict for outcome in await store.apply(writes)] == [verdict] * 2
     (again,) = await store.apply([record(1, with_nul)])
@@ -751,7 +756,10 @@ async def test_days_that_are_over_are_dropped_as_a_whole(settings: PostgresSetti
     metrics = [MetricSample("cpu", 1.0, {}, time_us, "cart", "h") for time_us in times_us]
     part = Slice("cart", 0, deltas=[delta(time_us) for time_us in times_us], metrics=metrics)
     await store.apply(
-        [SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part), record(0, *(event(us, f"{us}") for us in times_us))]
+        [
+            SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(part)),
+            record(0, *(event(us, f"{us}") for us in times_us)),
+        ]
     )
     await store.transact([report("i"), *(alert(f"a{us}", us) for us in times_us)])
     await store.prune(midnight_us + 40_000 * S)
@@ -769,7 +777,7 @@ async def test_days_that_are_over_are_dropped_as_a_whole(settings: PostgresSetti
     assert await total(store) == 0
     assert await store.query("template_counts", service="cart", before_us=0, limit=9, **EVER) == []
     # What was applied is known for ever.
-    again = SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", part)
+    again = SliceWrite(BatchId(AGENT, 7, 1), 0, b"c", wire.stored_slice(part))
     assert await store.apply([again]) == [Outcome(Verdict.DUPLICATE)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import merge
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from helios_core.errors import BusRejected
 
+MAX_POLL_BYTES: Final = 16 * 1024 * 1024
 MAX_RECORD_BYTES: Final = 1024 * 1024  # value, key and headers; twice the largest slice
 MAX_METADATA_BYTES: Final = 3_000  # in base64 below the 4,096 that Kafka keeps with an offset by default
 
@@ -86,6 +87,8 @@ class Consumer(Protocol):
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         """The next records in order of each partition; empty when none came within the time.
 
+        At most `max_records`, and no more once their values have MAX_POLL_BYTES.
+
         Partitions are read side by side, in the order of the time at which the bus took the records: none
         runs ahead while another has older ones that are not read.
 
@@ -149,9 +152,21 @@ class Bus(Protocol):
         ...
 
 
-def in_order_of_time(partitions: Iterable[Sequence[Received]], limit: int) -> list[Received]:
-    """The first `limit` records by the time at which they were taken; the order within each partition is kept."""
-    return list(islice(merge(*partitions, key=lambda record: record.time_us), limit))
+def in_order_of_time(partitions: Iterable[Iterable[Received]]) -> Iterator[Received]:
+    """All records by the time at which the bus took them; the order within each partition is kept."""
+    return merge(*partitions, key=lambda record: record.time_us)
+
+
+def first_of(records: Iterable[Received], max_records: int) -> list[Received]:
+    """What one poll returns of them."""
+    taken: list[Received] = []
+    size = 0
+    for record in islice(records, max_records):
+        taken.append(record)
+        size += len(record.value)
+        if size >= MAX_POLL_BYTES:
+            break
+    return taken
 
 
 def check(records: Sequence[Record]) -> None:

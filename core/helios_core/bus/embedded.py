@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,17 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Record, Topic, check, in_order_of_time
+from helios_core.bus.base import (
+    MAX_METADATA_BYTES,
+    Commit,
+    Partition,
+    Received,
+    Record,
+    Topic,
+    check,
+    first_of,
+    in_order_of_time,
+)
 from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusError, BusRejected, BusUnavailable
 
@@ -260,21 +270,18 @@ class EmbeddedConsumer:
         return found
 
     def _read(self, connection: sqlite3.Connection, max_records: int) -> list[Received]:
-        return in_order_of_time(
-            (self._topic(connection, p, n, max_records) for p, n in self._next.items()), max_records
-        )
+        topics = (self._topic(connection, p, n, max_records) for p, n in self._next.items())
+        return first_of(in_order_of_time(topics), max_records)
 
     @staticmethod
-    def _topic(connection: sqlite3.Connection, partition: Partition, start: int, limit: int) -> list[Received]:
+    def _topic(connection: sqlite3.Connection, partition: Partition, start: int, limit: int) -> Iterator[Received]:
         rows = connection.execute(
             "SELECT offset, time_us, key, value, headers FROM records"
             " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
             (partition.topic, start, limit),
         )
-        return [
-            Received(partition, offset, time_us, key, value, msgspec.json.decode(headers))
-            for offset, time_us, key, value, headers in rows
-        ]
+        for offset, time_us, key, value, headers in rows:
+            yield Received(partition, offset, time_us, key, value, msgspec.json.decode(headers))
 
     async def commit(self, commits: Mapping[Partition, Commit]) -> None:
         for commit in commits.values():

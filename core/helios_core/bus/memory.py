@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check, in_order_of_time
+from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check, first_of, in_order_of_time
 from helios_core.clock import Clock, SystemClock
 
 
@@ -73,7 +73,7 @@ class MemoryConsumer:
                     return []
             logs = self._bus._logs
             unread = (logs[p.topic][self._next[p] : self._next[p] + max_records] for p in self._partitions)
-            found = in_order_of_time(unread, max_records)
+            found = first_of(in_order_of_time(unread), max_records)
             for record in found:
                 self._next[record.partition] = record.offset + 1
             return found

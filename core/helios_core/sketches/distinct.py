@@ -25,6 +25,17 @@ def hash64(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
+def check_distinct(n_hashes: int, registers: bytes) -> None:
+    """A ValueError when a distinct count cannot have so many hashes, or these registers."""
+    if registers:
+        if len(registers) != N_REGISTERS or max(registers) > _Q + 1:
+            raise ValueError(f"{len(registers)} HyperLogLog registers: {N_REGISTERS} of at most {_Q + 1}")
+        if n_hashes:
+            raise ValueError("a distinct count has hashes or registers, not both")
+    elif n_hashes > MAX_EXACT:
+        raise ValueError(f"{n_hashes} exact hashes: at most {MAX_EXACT}")
+
+
 class DistinctCount:
     """A set of 64-bit hashes that turns into registers when it holds more than MAX_EXACT.
 
@@ -48,14 +59,9 @@ class DistinctCount:
         """From its stored parts; a ValueError when they break the form."""
         distinct = cls()
         distinct.hashes = set(hashes)
+        check_distinct(len(distinct.hashes), registers)
         if registers:
-            if len(registers) != N_REGISTERS or max(registers) > _Q + 1:
-                raise ValueError(f"{len(registers)} HyperLogLog registers: {N_REGISTERS} of at most {_Q + 1}")
-            if distinct.hashes:
-                raise ValueError("a distinct count has hashes or registers, not both")
             distinct.registers = bytearray(registers)
-        elif len(distinct.hashes) > MAX_EXACT:
-            raise ValueError(f"{len(distinct.hashes)} exact hashes: at most {MAX_EXACT}")
         return distinct
 
     def add_hashes(self, hashes: Iterable[int]) -> None:

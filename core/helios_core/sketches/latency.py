@@ -65,6 +65,20 @@ def bucket_value(index: int) -> float:
     return 2 * low * high / (low + high)
 
 
+def check_buckets(offset: int, n_buckets: int) -> None:
+    """A ValueError when `n_buckets` from bucket `offset` on reach beyond the last."""
+    if offset + n_buckets > N_BUCKETS:
+        raise ValueError(f"a latency histogram with a bucket outside 0 to {N_BUCKETS - 1}")
+
+
+def check_sums(count: int, *, sum_us: int, min_us: int, max_us: int) -> None:
+    """A ValueError when these cannot be those of `count` latencies."""
+    if not 0 <= min_us <= max_us <= MAX_LATENCY_US or sum_us < 0:
+        raise ValueError(f"a latency histogram with min {min_us}, max {max_us}, sum {sum_us} µs")
+    if count and not count * min_us <= sum_us <= count * max_us:
+        raise ValueError(f"a latency histogram whose sum {sum_us} µs is not between count·min and count·max")
+
+
 class LatencyHistogram:
     """Latencies of a window: counts by bucket, exact count, sum, sum of squares, least and most.
 
@@ -104,12 +118,14 @@ class LatencyHistogram:
         histogram = cls()
         histogram.zero_count = zero_count
         histogram.buckets = Counter({i: n for i, n in buckets.items() if n})
-        if zero_count < 0 or any(n < 0 or not 0 <= i < N_BUCKETS for i, n in histogram.buckets.items()):
-            raise ValueError("a latency histogram with a negative count or a bucket outside 0 to 1015")
-        if not 0 <= min_us <= max_us <= MAX_LATENCY_US or sum_us < 0 or sum_squares_us2 < 0:
-            raise ValueError(f"a latency histogram with min {min_us}, max {max_us}, sum {sum_us} µs")
-        if histogram.count and not histogram.count * min_us <= sum_us <= histogram.count * max_us:
-            raise ValueError(f"a latency histogram whose sum {sum_us} µs is not between count·min and count·max")
+        if zero_count < 0 or any(n < 0 for n in histogram.buckets.values()):
+            raise ValueError("a latency histogram with a negative count")
+        if min(buckets, default=0) < 0:
+            raise ValueError("a latency histogram with a bucket below 0")
+        check_buckets(max(buckets, default=-1), 1)
+        check_sums(histogram.count, sum_us=sum_us, min_us=min_us, max_us=max_us)
+        if sum_squares_us2 < 0:
+            raise ValueError(f"a latency histogram with a sum of squares of {sum_squares_us2} µs²")
         histogram.sum_us, histogram.sum_squares_us2 = sum_us, sum_squares_us2
         histogram.min_us, histogram.max_us = min_us, max_us
         return histogram

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helios_core import wire
 from helios_core.model import Event, EventRecord
 from helios_core.store import rows
 from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Write
 from helios_core.store.ledger import Ledger, Verdict
-from helios_core.windows import WindowDelta, deltas_of
+from helios_core.stored import StoredSlice, StoredWindow
+from helios_core.windows import deltas_of
 
 LedgerKey = tuple[bytes, bytes, int]  # agent id, incarnation (8 bytes, big-endian), partition
 Place = tuple[str, int]  # topic, partition
@@ -27,7 +29,7 @@ class Applying:
         ledger_keys: the ledgers that decide about slices.
         places: the partitions of raw events and metrics, whose positions decide about records.
         event_ids: of the raw events that carry an id of their sender.
-        deltas, events, metrics: what is to be inserted.
+        windows, templates, events, metrics: what is to be inserted.
         ledgers, positions: what is to be saved.
     """
 
@@ -42,7 +44,8 @@ class Applying:
             for index, event in enumerate(write.record.events)
             if event.id
         ]
-        self.deltas: list[WindowDelta] = []
+        self.windows: list[StoredWindow] = []
+        self.templates: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
         self.ledgers: dict[LedgerKey, Ledger] = {}
@@ -82,7 +85,7 @@ class Applying:
         service = write.slice.service
         verdict = self.ledgers[_ledger_key(write)].apply(write.id.sequence, service, write.content_hash)
         if verdict is Verdict.APPLIED:
-            self.deltas += write.slice.deltas
+            self._take(write.slice)
             self.metrics += map(rows.metric_row, write.slice.metrics)
             self.events += (
                 rows.event_row(event, rows.sample_key(write.id, service, index))
@@ -105,8 +108,13 @@ class Applying:
                 duplicates += 1
             else:
                 conflicts += 1
-        self.deltas += deltas_of(EventRecord(write.record.service, write.record.received_us, fresh))
+        service = write.record.service
+        self._take(wire.stored_deltas(service, deltas_of(EventRecord(service, write.record.received_us, fresh))))
         return Outcome(Verdict.APPLIED, duplicates, conflicts)
+
+    def _take(self, stored: StoredSlice) -> None:
+        self.windows += stored.windows
+        self.templates += map(rows.template_row, stored.templates)
 
 
 def _ledger_key(write: SliceWrite) -> LedgerKey:

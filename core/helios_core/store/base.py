@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from helios_core.batches import BatchId, Slice
+from helios_core.batches import BatchId
 from helios_core.bus.base import Partition
 from helios_core.model import EventRecord, MetricRecord
 from helios_core.store.ledger import Verdict
+from helios_core.stored import StoredSlice
 
 Row = Mapping[str, Any]
 
@@ -21,7 +22,7 @@ class SliceWrite:
     id: BatchId
     partition: int
     content_hash: bytes
-    slice: Slice
+    slice: StoredSlice
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from helios_core import wire
 from helios_core.batches import BatchId
-from helios_core.model import Event, Level, MetricSample
+from helios_core.model import Event, MetricSample
 from helios_core.sketches.distinct import DistinctCount
 from helios_core.sketches.latency import LatencyHistogram
 from helios_core.store.base import EventsWrite, Row
 from helios_core.store.ledger import Ledger
+from helios_core.stored import StoredTemplate
 from helios_core.windows import WindowDelta
 
 _SIGN: Final = 1 << 63
@@ -28,29 +29,6 @@ def signed64(number: int) -> int:
 def unsigned64(number: int) -> int:
     """The inverse of signed64."""
     return number + (1 << 64) if number < 0 else number
-
-
-def window_row(delta: WindowDelta) -> dict[str, Any]:
-    latency = wire.latency_to_bytes(delta.latency) if delta.latency.count else None
-    endpoints = wire.distinct_to_bytes(delta.endpoints) if delta.endpoints else None
-    return {
-        "start_us": delta.start_us,
-        "duration_ms": delta.duration_ms,
-        "service": delta.service,
-        "host": delta.host,
-        "signal": delta.signal,
-        "events": delta.events,
-        "errors": delta.errors,
-        "warnings": delta.levels[Level.WARN],
-        "levels": msgspec.json.encode(delta.levels).decode(),
-        "unparsed": delta.unparsed,
-        "bytes_in": delta.bytes_in,
-        "latency_count": delta.latency.count,
-        "latency_sum_us": delta.latency.sum_us,
-        "latency": latency,
-        "endpoints": endpoints,
-        "templates_overflow": delta.templates.overflow,
-    }
 
 
 def delta_of_row(row: Row, service: str) -> WindowDelta:
@@ -70,18 +48,15 @@ def delta_of_row(row: Row, service: str) -> WindowDelta:
     )
 
 
-def template_rows(deltas: Sequence[WindowDelta]) -> Iterator[dict[str, Any]]:
-    """One row for each template of each delta."""
-    for delta in deltas:
-        for id_, entry in delta.templates.counts.items():
-            yield {
-                "service": delta.service,
-                "template_id": signed64(id_),
-                "start_us": delta.start_us,
-                "level": entry.level,
-                "text": entry.text,
-                "count": entry.count,
-            }
+def template_row(template: StoredTemplate) -> dict[str, Any]:
+    return {
+        "service": template.service,
+        "template_id": signed64(template.template_id),
+        "start_us": template.start_us,
+        "level": template.level,
+        "text": template.text,
+        "count": template.count,
+    }
 
 
 def metric_row(metric: MetricSample) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 import helios_sql
 from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.store import rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import Outcome, Row, Statement, Write
+from helios_core.stored import StoredWindow
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -116,15 +119,18 @@ def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Outc
     positions = {place: one("position", topic=place[0], partition=place[1]) for place in applying.places}
     hashes = {id_: one("event_hash", time_us=id_[0], idem_key=id_[1]) for id_ in applying.event_ids}
     outcomes = applying.run(_known(ledgers), _known(positions), _known(hashes))
-    many("insert_window", map(rows.window_row, applying.deltas))
-    templates = list(rows.template_rows(applying.deltas))
-    many("insert_window_template", templates)
-    many("upsert_template", templates)
+    many("insert_window", map(_window, applying.windows))
+    many("insert_window_template", applying.templates)
+    many("upsert_template", applying.templates)
     many("insert_event", applying.events)
     many("insert_metric", applying.metrics)
     many("upsert_ledger", rows.ledger_rows(applying.ledgers))
     many("upsert_position", rows.position_rows(applying.positions))
     return outcomes
+
+
+def _window(window: StoredWindow) -> dict[str, Any]:
+    return window._asdict() | {"levels": msgspec.json.encode(window.levels).decode()}
 
 
 def _known(found: Mapping[_K, Any]) -> dict[_K, Any]:

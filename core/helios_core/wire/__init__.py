@@ -33,6 +33,7 @@ from helios_core.wire.events import (
     record_from_bytes,
     record_to_bytes,
 )
+from helios_core.wire.stored import stored_deltas, stored_from_bytes, stored_slice
 from helios_core.wire.windows import (
     delta_from_proto,
     delta_to_proto,
@@ -80,4 +81,7 @@ __all__ = [
     "slice_from_bytes",
     "slice_from_proto",
     "slice_to_proto",
+    "stored_deltas",
+    "stored_from_bytes",
+    "stored_slice",
 ]

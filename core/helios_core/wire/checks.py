@@ -26,11 +26,14 @@ def check_time(time_us: int) -> None:
         raise WireError(f"the time {time_us} µs lies outside the years 1970 to 9999")
 
 
+_SIGNALS: Final = {member.value: member for member in Signal}
+
+
 def signal(number: int) -> Signal:
-    try:
-        return Signal(number)
-    except ValueError:
-        raise WireError(f"signal {number}: 1 (log) or 2 (span)") from None
+    known = _SIGNALS.get(number)
+    if known is None:
+        raise WireError(f"signal {number}: 1 (log) or 2 (span)")
+    return known
 
 
 def level(number: int) -> Level:

@@ -15,6 +15,7 @@ from helios_core.windows import WindowDelta
 from helios_core.wire.checks import check_time, level, level_to_proto, signal, signal_to_proto
 
 _MAX_DURATION_MS: Final = 3_600_000
+_N_LEVELS: Final = len(Level)
 
 
 def _big_endian(value: int) -> bytes:
@@ -35,13 +36,14 @@ def latency_to_proto(latency: LatencyHistogram) -> windows_pb2.LatencyHistogram:
         sum_of_squares_us2=_big_endian(latency.sum_squares_us2),
         min_us=latency.min_us,
         max_us=latency.max_us,
+        count=latency.count,
     )
 
 
 def latency_from_proto(message: windows_pb2.LatencyHistogram) -> LatencyHistogram:
     """WireError when its parts cannot belong together."""
     try:
-        return LatencyHistogram.from_parts(
+        latency = LatencyHistogram.from_parts(
             zero_count=message.zero_count,
             buckets=Counter(dict(enumerate(message.bucket_counts, message.offset))),
             sum_us=int.from_bytes(message.sum_us, "big"),
@@ -51,6 +53,9 @@ def latency_from_proto(message: windows_pb2.LatencyHistogram) -> LatencyHistogra
         )
     except ValueError as error:
         raise WireError(str(error)) from error
+    if message.count not in {0, latency.count}:
+        raise WireError(f"a latency histogram of {latency.count} that says {message.count}")
+    return latency
 
 
 def distinct_to_proto(distinct: DistinctCount) -> windows_pb2.DistinctCount:
@@ -109,24 +114,44 @@ def delta_to_proto(delta: WindowDelta) -> windows_pb2.WindowDelta:
     )
 
 
+def checked_levels(message: windows_pb2.WindowDelta, latency_count: int) -> list[int]:
+    """The counts of all levels; WireError when the delta breaks a limit or a law of counting.
+
+    What is in its sketches is not looked at.
+    """
+    start_us, duration_ms, events = message.start_us, message.duration_ms, message.events
+    if not 0 < duration_ms <= _MAX_DURATION_MS or start_us % (duration_ms * 1_000):
+        raise WireError(f"a window of {duration_ms} ms that starts at {start_us} µs is not aligned")
+    check_time(start_us)
+    levels = message.levels[:]  # a list: the message's own sequence is slow to go through
+    if len(levels) > _N_LEVELS or sum(levels) != events:
+        raise WireError(f"{events} events, but the levels add up to {sum(levels)}")
+    if latency_count > events:
+        raise WireError(f"{latency_count} latencies of {events} events")
+    if len(message.templates) > MAX_TEMPLATES:
+        raise WireError(f"{len(message.templates)} templates in one window: at most {MAX_TEMPLATES}")
+    signal(message.signal)
+    return levels + [0] * (_N_LEVELS - len(levels))
+
+
+def check_template(message: windows_pb2.TemplateCount) -> None:
+    """WireError when its id is not its own, or its level none."""
+    if message.id != template_id(message.level, message.text):
+        raise WireError(f"the id of the template {message.text[:80]!r} is not that of its level and text")
+    level(message.level)
+
+
 def delta_from_proto(message: windows_pb2.WindowDelta, service: str) -> WindowDelta:
     """WireError when a limit or a law of counting is broken."""
-    width_us = message.duration_ms * 1_000
-    if not 0 < message.duration_ms <= _MAX_DURATION_MS or message.start_us % width_us:
-        raise WireError(f"a window of {message.duration_ms} ms that starts at {message.start_us} µs is not aligned")
-    check_time(message.start_us)
-    if len(message.levels) > len(Level) or sum(message.levels) != message.events:
-        raise WireError(f"{message.events} events, but the levels add up to {sum(message.levels)}")
     latency = latency_from_proto(message.latency)
-    if latency.count > message.events:
-        raise WireError(f"{latency.count} latencies of {message.events} events")
+    levels = checked_levels(message, latency.count)
     return WindowDelta(
         start_us=message.start_us,
         service=service,
         host=message.host,
         signal=signal(message.signal),
         duration_ms=message.duration_ms,
-        levels=[*message.levels] + [0] * (len(Level) - len(message.levels)),
+        levels=levels,
         unparsed=message.unparsed,
         bytes_in=message.bytes_in,
         latency=latency,
@@ -136,11 +161,8 @@ def delta_from_proto(message: windows_pb2.WindowDelta, service: str) -> WindowDe
 
 
 def _templates_from_proto(message: windows_pb2.WindowDelta) -> TemplateCounts:
-    if len(message.templates) > MAX_TEMPLATES:
-        raise WireError(f"{len(message.templates)} templates in one window: at most {MAX_TEMPLATES}")
     counts = {}
     for entry in message.templates:
-        if entry.id != template_id(entry.level, entry.text):
-            raise WireError(f"the id of the template {entry.text[:80]!r} is not that of its level and text")
-        counts[entry.id] = TemplateCount(entry.text, level(entry.level), entry.count)
+        check_template(entry)
+        counts[entry.id] = TemplateCount(entry.text, Level(entry.level), entry.count)
     return TemplateCounts(counts, message.templates_overflow)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from helios.v1 import events_pb2 as helios_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17helios/v1/windows.proto\x12\thelios.v1\x1a\x16helios/v1/events.proto\"\x99\x01\n\x10LatencyHistogram\x12\x12\n\nzero_count\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x15\n\rbucket_counts\x18\x03 \x03(\x04\x12\x0e\n\x06sum_us\x18\x04 \x01(\x0c\x12\x1a\n\x12sum_of_squares_us2\x18\x05 \x01(\x0c\x12\x0e\n\x06min_us\x18\x06 \x01(\x04\x12\x0e\n\x06max_us\x18\x07 \x01(\x04\"2\n\rDistinctCount\x12\x0e\n\x06hashes\x18\x01 \x03(\x06\x12\x11\n\tregisters\x18\x02 \x01(\x0c\"Y\n\rTemplateCount\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x05level\x18\x03 \x01(\x0e\x32\x10.helios.v1.Level\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"\xcd\x02\n\x0bWindowDelta\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12!\n\x06signal\x18\x04 \x01(\x0e\x32\x11.helios.v1.Signal\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x04\x12\x0e\n\x06levels\x18\x06 \x03(\x04\x12\x10\n\x08unparsed\x18\x07 \x01(\x04\x12\x10\n\x08\x62ytes_in\x18\x08 \x01(\x04\x12,\n\x07latency\x18\t \x01(\x0b\x32\x1b.helios.v1.LatencyHistogram\x12+\n\tendpoints\x18\n \x01(\x0b\x32\x18.helios.v1.DistinctCount\x12+\n\ttemplates\x18\x0b \x03(\x0b\x32\x18.helios.v1.TemplateCount\x12\x1a\n\x12templates_overflow\x18\x0c \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17helios/v1/windows.proto\x12\thelios.v1\x1a\x16helios/v1/events.proto\"\xa8\x01\n\x10LatencyHistogram\x12\x12\n\nzero_count\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x15\n\rbucket_counts\x18\x03 \x03(\x04\x12\x0e\n\x06sum_us\x18\x04 \x01(\x0c\x12\x1a\n\x12sum_of_squares_us2\x18\x05 \x01(\x0c\x12\x0e\n\x06min_us\x18\x06 \x01(\x04\x12\x0e\n\x06max_us\x18\x07 \x01(\x04\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\"2\n\rDistinctCount\x12\x0e\n\x06hashes\x18\x01 \x03(\x06\x12\x11\n\tregisters\x18\x02 \x01(\x0c\"Y\n\rTemplateCount\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x05level\x18\x03 \x01(\x0e\x32\x10.helios.v1.Level\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\"\xcd\x02\n\x0bWindowDelta\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12!\n\x06signal\x18\x04 \x01(\x0e\x32\x11.helios.v1.Signal\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x04\x12\x0e\n\x06levels\x18\x06 \x03(\x04\x12\x10\n\x08unparsed\x18\x07 \x01(\x04\x12\x10\n\x08\x62ytes_in\x18\x08 \x01(\x04\x12,\n\x07latency\x18\t \x01(\x0b\x32\x1b.helios.v1.LatencyHistogram\x12+\n\tendpoints\x18\n \x01(\x0b\x32\x18.helios.v1.DistinctCount\x12+\n\ttemplates\x18\x0b \x03(\x0b\x32\x18.helios.v1.TemplateCount\x12\x1a\n\x12templates_overflow\x18\x0c \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'helios.v1.windows_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LATENCYHISTOGRAM']._serialized_start=63
-  _globals['_LATENCYHISTOGRAM']._serialized_end=216
-  _globals['_DISTINCTCOUNT']._serialized_start=218
-  _globals['_DISTINCTCOUNT']._serialized_end=268
-  _globals['_TEMPLATECOUNT']._serialized_start=270
-  _globals['_TEMPLATECOUNT']._serialized_end=359
-  _globals['_WINDOWDELTA']._serialized_start=362
-  _globals['_WINDOWDELTA']._serialized_end=695
+  _globals['_LATENCYHISTOGRAM']._serialized_end=231
+  _globals['_DISTINCTCOUNT']._serialized_start=233
+  _globals['_DISTINCTCOUNT']._serialized_end=283
+  _globals['_TEMPLATECOUNT']._serialized_start=285
+  _globals['_TEMPLATECOUNT']._serialized_end=374
+  _globals['_WINDOWDELTA']._serialized_start=377
+  _globals['_WINDOWDELTA']._serialized_end=710
 # @@protoc_insertion_point(module_scope)

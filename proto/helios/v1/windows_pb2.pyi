@@ -35,6 +35,7 @@ class LatencyHistogram(google.protobuf.message.Message):
     SUM_OF_SQUARES_US2_FIELD_NUMBER: builtins.int
     MIN_US_FIELD_NUMBER: builtins.int
     MAX_US_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
     zero_count: builtins.int
     offset: builtins.int
     """Index of the first bucket in bucket_counts."""
@@ -43,6 +44,8 @@ class LatencyHistogram(google.protobuf.message.Message):
     sum_of_squares_us2: builtins.bytes
     min_us: builtins.int
     max_us: builtins.int
+    count: builtins.int
+    """zero_count and all of bucket_counts, for who does not read them; 0 from older agents."""
     @property
     def bucket_counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -55,8 +58,9 @@ class LatencyHistogram(google.protobuf.message.Message):
         sum_of_squares_us2: builtins.bytes = ...,
         min_us: builtins.int = ...,
         max_us: builtins.int = ...,
+        count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bucket_counts", b"bucket_counts", "max_us", b"max_us", "min_us", b"min_us", "offset", b"offset", "sum_of_squares_us2", b"sum_of_squares_us2", "sum_us", b"sum_us", "zero_count", b"zero_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bucket_counts", b"bucket_counts", "count", b"count", "max_us", b"max_us", "min_us", b"min_us", "offset", b"offset", "sum_of_squares_us2", b"sum_of_squares_us2", "sum_us", b"sum_us", "zero_count", b"zero_count"]) -> None: ...
 
 Global___LatencyHistogram: typing_extensions.TypeAlias = LatencyHistogram
 

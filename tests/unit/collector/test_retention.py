@@ -10,6 +10,7 @@ import pytest
 
 from helios_collector.ingest import ServiceNames
 from helios_collector.writer import StoreWriter
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Family, Severity, alert_row
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.memory import MemoryBus
@@ -38,7 +39,7 @@ async def filled(store: SqliteStore) -> None:
         part.deltas = [WindowDelta(at_us - at_us % 10_000_000, "cart", "h", levels=[0, 0, 0, 0, 1, 0])]
         part.samples = [Event(at_us, "cart", Level.ERROR, f"no item {day}", counted=True)]
         part.metrics = [MetricSample("cpu", 0.5, time_us=at_us, service="cart")]
-        await store.apply([SliceWrite(BatchId(b"a" * 16, 1, day + 1), 0, bytes([day]) * 16, part)])
+        await store.apply([SliceWrite(BatchId(b"a" * 16, 1, day + 1), 0, bytes([day]) * 16, wire.stored_slice(part))])
         alert = Alert(
             id=f"{day:016x}", episode=f"{day:016x}", service="cart", family=Family.ERRORS, state=AlertState.FIRED,
             severity=Severity.LOW, decided_us=at_us, onset_us=at_us, seen_us=at_us, horizon_us=300_000_000,

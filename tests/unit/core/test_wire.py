@@ -104,6 +104,7 @@ def _delta(**changes: object) -> windows_pb2.WindowDelta:
         (_delta(latency=windows_pb2.LatencyHistogram(zero_count=2)), "2 latencies of 1 events"),
         (_delta(latency=windows_pb2.LatencyHistogram(offset=1016, bucket_counts=[1])), "bucket outside"),
         (_delta(latency=windows_pb2.LatencyHistogram(zero_count=1, min_us=9, max_us=3)), "min 9, max 3"),
+        (_delta(latency=windows_pb2.LatencyHistogram(zero_count=1, count=2)), "of 1 that says 2"),
         (_delta(endpoints=windows_pb2.DistinctCount(registers=b"123")), "3 HyperLogLog registers"),
         (_delta(endpoints=windows_pb2.DistinctCount(hashes=range(129))), "129 exact hashes"),
         (

@@ -19,7 +19,7 @@ from tests.examples import examples
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Family
 from helios_core.batches import BatchId, Slice
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, in_order_of_time
+from helios_core.bus.base import Commit, Partition, Received, Record, Topic, first_of, in_order_of_time
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.model import Event, EventRecord, Level, Signal
@@ -135,7 +135,7 @@ class Reader:
             site.clock.advance_to(us(step.second))
             site.put(step.records)
         unread = (site.logs[p][self._next.get(p, 0) :] for p in self._unread())
-        found = in_order_of_time(unread, max_records)
+        found = first_of(in_order_of_time(unread), max_records)
         for record in found:
             self._next[record.partition] = record.offset + 1
         if site.order is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity, alert_row
 from helios_core.batches import BatchId, Slice
 from helios_core.model import Event, Level
@@ -65,11 +66,13 @@ async def put(store: SqliteStore, deltas: Sequence[WindowDelta], samples: Sequen
                 BatchId(b"0123456789abcdef", 1, next(_sequence)),
                 0,
                 b"content",
-                Slice(
-                    service,
-                    0,
-                    deltas=[d for d in deltas if d.service == service],
-                    samples=[e for e in samples if e.service == service],
+                wire.stored_slice(
+                    Slice(
+                        service,
+                        0,
+                        deltas=[d for d in deltas if d.service == service],
+                        samples=[e for e in samples if e.service == service],
+                    )
                 ),
             )
             for service in sorted(services)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from helios_core import retry
+from helios_core import retry, wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
@@ -114,7 +114,9 @@ async def window(store: SqliteStore, name: str, end_s: int) -> None:
     delta = WindowDelta(T0 + (end_s - 10) * S, name, "h1")
     delta.levels[Level.INFO], delta.levels[Level.ERROR] = 60, 40
     part = Slice(name, 0, deltas=[delta])
-    await store.apply([SliceWrite(BatchId(name.encode().ljust(16), 1, 1_000 + end_s), 0, b"c", part)])
+    await store.apply(
+        [SliceWrite(BatchId(name.encode().ljust(16), 1, 1_000 + end_s), 0, b"c", wire.stored_slice(part))]
+    )
 
 
 @dataclass

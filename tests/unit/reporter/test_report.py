@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.examples import examples
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity, alert_row
 from helios_core.batches import BatchId, Slice
 from helios_core.model import Event, Level
@@ -181,7 +182,7 @@ async def reported(
                 BatchId(b"0123456789abcdef", 1, i + 1),
                 0,
                 b"c",
-                Slice(deltas[0].service, 0, deltas=deltas, samples=samples),
+                wire.stored_slice(Slice(deltas[0].service, 0, deltas=deltas, samples=samples)),
             )
             for i, (deltas, samples) in enumerate(traffics)
         ]

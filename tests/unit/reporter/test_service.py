@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
@@ -82,7 +83,7 @@ async def sampled(store: SqliteStore, service: str, traces: Sequence[str]) -> No
         for i, trace in enumerate(traces)
     ]
     part = Slice(service, 0, samples=events)
-    await store.apply([SliceWrite(BatchId(service.encode().ljust(16), 1, 1), 0, b"c", part)])
+    await store.apply([SliceWrite(BatchId(service.encode().ljust(16), 1, 1), 0, b"c", wire.stored_slice(part))])
 
 
 async def test_an_alert_becomes_an_incident_a_report_and_a_file(store: SqliteStore, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Topic
+from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Topic, first_of
 from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusRejected, BusUnavailable
@@ -164,7 +164,7 @@ class KafkaConsumer:
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         async with self._asking("Kafka cannot be read", timeout_s + _ANSWER_S):
             await self._gather(timeout_s)
-        return self._take(max_records)
+        return first_of(self._take(), max_records)
 
     async def _gather(self, timeout_s: float) -> None:
         """Waits for records, in the time if there are any; and for those that may be older than what has come."""
@@ -227,20 +227,18 @@ class KafkaConsumer:
             return 0
         return self._client.last_poll_timestamp(partition) or 0
 
-    def _take(self, max_records: int) -> list[Received]:
+    def _take(self) -> Iterator[Received]:
         """The oldest of what waits, until a partition runs out that may have more."""
-        taken: list[Received] = []
         waiting = {partition: records for partition, records in self._waiting.items() if records}
-        while waiting and len(taken) < max_records:
+        while waiting:
             partition = min(waiting, key=lambda p: waiting[p][0].timestamp)
             record = waiting[partition].popleft()
             self._next[partition] = record.offset + 1
-            taken.append(self._received(partition, record))
+            yield self._received(partition, record)
             if not waiting[partition]:
                 if self._may_have(partition):
-                    break
+                    return
                 del waiting[partition]
-        return taken
 
     def _received(self, partition: TopicPartition, record: ConsumerRecord[bytes, bytes]) -> Received:
         return Received(

@@ -17,24 +17,20 @@ from helios_core.errors import StoreUnavailable
 from helios_core.store import rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import MetricsWrite, Outcome, Row, SliceWrite, Statement, Write
+from helios_core.store.postgres.copy import EPOCH_2000_US, windows_copied
 from helios_core.store.postgres.errors import RAISED, connecting, translated
 from helios_core.store.postgres.migrate import ENGINE, Connection, checked, state_of
 from helios_core.store.postgres.settings import PostgresSettings
-from helios_core.windows import WindowDelta
+from helios_core.stored import StoredWindow
 
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
 _CLOSE_S: Final = 20.0
 _DAY_US: Final = 86_400 * US_PER_S
-_EPOCH_2000_US: Final = 946_684_800_000_000  # PostgreSQL counts its microseconds from there
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _JSON: Final = frozenset({"attributes", "labels", "document", "ids"})
 _NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # in JSON, and no backslash before a plain u0000
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
-_WINDOW: Final = (
-    "start_us", "duration_ms", "service", "host", "signal", "events", "errors", "warnings", "levels", "unparsed",
-    "bytes_in", "latency_count", "latency_sum_us", "latency", "endpoints", "templates_overflow",
-)  # fmt: skip
 _TEMPLATE: Final = ("service", "template_id", "start_us", "count")
 _EVENT: Final = (
     "time_us", "service", "level", "message", "latency_us", "endpoint", "trace_id", "span_id", "host", "signal",
@@ -143,7 +139,7 @@ def _days_of(writes: Sequence[Write]) -> list[str]:
     times_us: set[int] = set()
     for write in writes:
         if isinstance(write, SliceWrite):
-            times_us.update(delta.start_us for delta in write.slice.deltas)
+            times_us.update(window.start_us for window in write.slice.windows)
             times_us.update(metric.time_us for metric in write.slice.metrics)
             times_us.update(sample.time_us for sample in write.slice.samples)
         elif isinstance(write, MetricsWrite):
@@ -158,8 +154,8 @@ async def _prepare(connection: Connection) -> None:
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",
-        encoder=lambda us: (us - _EPOCH_2000_US,),
-        decoder=lambda value: value[0] + _EPOCH_2000_US,
+        encoder=lambda us: (us - EPOCH_2000_US,),
+        decoder=lambda value: value[0] + EPOCH_2000_US,
         format="tuple",
     )
 
@@ -221,9 +217,9 @@ async def _hashes(connection: Connection, applying: Applying) -> dict[tuple[int,
 
 async def _write(connection: Connection, applying: Applying) -> None:
     """Everywhere in the order of the key, so that two writers wait for each other and never in a circle."""
-    templates = list(rows.template_rows(applying.deltas))
+    templates = applying.templates
     events = sorted(applying.events, key=lambda row: (row["time_us"], row["idem_key"]))
-    await _copy(connection, "windows", _WINDOW, map(_window, applying.deltas))
+    await _copy_windows(connection, applying.windows)
     await _copy(connection, "window_templates", _TEMPLATE, templates)
     await _copy(connection, "events", _EVENT, events)
     await _copy(connection, "metrics", _METRIC, applying.metrics)
@@ -244,14 +240,19 @@ async def _copy(connection: Connection, table: str, columns: Sequence[str], foun
         await connection.copy_records_to_table(table, records=records)
 
 
+async def _copy_windows(connection: Connection, windows: Sequence[StoredWindow]) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        for chunk in windows_copied(windows):
+            yield chunk
+
+    if windows:
+        await connection.copy_to_table("windows", source=source(), format="binary")
+
+
 async def _many(connection: Connection, name: str, found: Iterable[Mapping[str, Any]]) -> None:
     prepared = [_prepared(name, row) for row in found]
     if prepared:
         await connection.executemany(prepared[0][0], [arguments for _, arguments in prepared])
-
-
-def _window(delta: WindowDelta) -> dict[str, Any]:
-    return rows.window_row(delta) | {"levels": delta.levels}
 
 
 def _kept(name: str, value: Any) -> Any:

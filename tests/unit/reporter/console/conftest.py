@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
@@ -169,7 +170,7 @@ def apply(store: SqliteStore) -> Callable[[Sequence[WindowDelta]], Awaitable[Non
         for one in deltas:
             sequence += 1
             part = Slice(one.service, 0, deltas=[one])
-            await store.apply([SliceWrite(BatchId(b"a" * 16, 1, sequence), 0, b"c", part)])
+            await store.apply([SliceWrite(BatchId(b"a" * 16, 1, sequence), 0, b"c", wire.stored_slice(part))])
 
     return applied
 

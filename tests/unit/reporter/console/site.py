@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Contribution, Family, Finding, Severity
 from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
@@ -123,7 +124,7 @@ class Site:
                 delta.templates.add(Level.ERROR, message)
             deltas.append(delta)
         part = Slice(service, 0, deltas=deltas)
-        write = SliceWrite(BatchId(f"{hash(service):016x}".encode()[:16], 1, 1), 0, b"c", part)
+        write = SliceWrite(BatchId(f"{hash(service):016x}".encode()[:16], 1, 1), 0, b"c", wire.stored_slice(part))
         self.call(lambda: self.store.apply([write]))
 
     def report(self, *alerts: Alert) -> None:
