@@ -10,10 +10,12 @@ from gzip import GzipFile
 from io import BytesIO
 from typing import Final, TypeVar
 
+from helios_collector.admission import Visit
 from helios_core.errors import WireError
 from helios_core.routes import Receive
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
+_BODY_S: Final = 30.0
 MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
 _T = TypeVar("_T")
 
@@ -90,8 +92,24 @@ def plain(body: bytes, encoding: str) -> bytes:
     return data
 
 
-async def read(headers: Mapping[str, str], receive: Receive, gate: Gate) -> bytes:
-    """The body, never more of it than the limit; a body that goes on is not waited for when stopping."""
+async def read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: Visit) -> bytes:
+    """The body; one that goes on is not waited for when stopping.
+
+    Args:
+        visit: holds what has come of it.
+
+    Raises:
+        BodyError: it is too large, does not come in time, or its client has gone.
+        Busy: there is no room for it.
+    """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _read(headers, receive, gate, visit)
+    except TimeoutError as error:
+        raise BodyError(f"the body did not come within {_BODY_S:g} s", 408) from error
+
+
+async def _read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: Visit) -> bytes:
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
@@ -107,6 +125,7 @@ async def read(headers: Mapping[str, str], receive: Receive, gate: Gate) -> byte
         size += len(part)
         if size > MAX_BODY_BYTES:
             raise BodyError(f"a body of more than {MAX_BODY_BYTES} bytes: send less at once", 413)
+        visit.hold(len(part))
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

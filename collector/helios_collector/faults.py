@@ -6,6 +6,7 @@ For what gRPC makes of an exception, UNKNOWN, as for HTTP 500, senders drop thei
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -13,6 +14,7 @@ import structlog
 from grpc import aio
 
 from helios.retry_info import TRAILER, retry_details
+from helios_collector.admission import Busy, RateLimited
 from helios_collector.telemetry import Telemetry
 from helios_core.errors import BusUnavailable
 
@@ -21,19 +23,33 @@ _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger(__name__)
 
 
+def retry_after_s(error: Exception) -> float:
+    """When to make the call again."""
+    return error.retry_after_s if isinstance(error, Busy | RateLimited) else _RETRY_AFTER_S
+
+
+def http_answer(error: Exception, telemetry: Telemetry) -> tuple[int, str, list[tuple[bytes, bytes]]]:
+    """(status, message, headers): for any status but these senders give up."""
+    status = 429 if isinstance(error, RateLimited) else 503
+    after = str(ceil(retry_after_s(error))).encode()
+    return status, explained(error, telemetry), [(b"retry-after", after)]
+
+
 def explained(error: Exception, telemetry: Telemetry) -> str:
     """What a sender is told. An error that was not expected is logged and counted."""
-    if isinstance(error, BusUnavailable):
+    if isinstance(error, BusUnavailable | RateLimited):
         return str(error)
     telemetry.faults.inc()
     _log.error("request_failed", exc_info=error)
     return f"an error of the collector ({type(error).__name__}), which is in its log: send it again"
 
 
-async def unavailable(context: _Context, message: str) -> None:
-    """Ends the call with UNAVAILABLE, and says when to try again."""
-    code = grpc.StatusCode.UNAVAILABLE
-    context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, _RETRY_AFTER_S)),))
+async def unavailable(context: _Context, message: str, error: Exception | None = None) -> None:
+    """Ends the call, and says when to try again: UNAVAILABLE, or RESOURCE_EXHAUSTED for a client's rate."""
+    is_rate = isinstance(error, RateLimited)
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if is_rate else grpc.StatusCode.UNAVAILABLE
+    after_s = _RETRY_AFTER_S if error is None else retry_after_s(error)
+    context.set_trailing_metadata(((TRAILER, retry_details(code.value[0], message, after_s)),))
     await context.abort(code, message)
 
 
@@ -54,6 +70,6 @@ class Faults(aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no ty
             except aio.AbortError:  # it is answered
                 raise
             except Exception as error:  # noqa: BLE001 -- the edge of the process
-                return await unavailable(context, explained(error, self._telemetry))
+                return await unavailable(context, explained(error, self._telemetry), error)
 
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)

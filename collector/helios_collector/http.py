@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import structlog
 
+from helios_collector.admission import Admission, Visit
 from helios_collector.body import BodyError, Gate, plain, read
 from helios_collector.events import TIMESTAMP_REPLACED, Reader, items
-from helios_collector.faults import explained
+from helios_collector.faults import http_answer
 from helios_collector.ingest import ServiceNames, client_of, event_records
 from helios_collector.telemetry import Telemetry
-from helios_core.bus.base import Bus, Record
+from helios_core.bus.base import Record
 from helios_core.clock import Clock
 from helios_core.errors import WireError
 from helios_core.exposed import Answer, headers_of, refusal
@@ -34,7 +35,7 @@ class HttpIngest:
     """`POST /api/v1/events`.
 
     Args:
-        bus: where events are safe before they are acknowledged.
+        admission: on the way to the bus, where events are safe before they are acknowledged.
         clock: stamps what comes without a time.
         keys: who may do what.
         telemetry: what it counts.
@@ -44,14 +45,14 @@ class HttpIngest:
 
     def __init__(
         self,
-        bus: Bus,
+        admission: Admission,
         clock: Clock,
         keys: Keys,
         telemetry: Telemetry | None = None,
         names: ServiceNames | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self._bus = bus
+        self._admission = admission
         self._clock = clock
         self._keys = keys
         self._telemetry = telemetry or Telemetry()
@@ -68,8 +69,8 @@ class HttpIngest:
         except BodyError as error:
             status, body, headers = error.status, {"error": str(error)}, []
         except Exception as error:  # noqa: BLE001 -- the edge of the process: for any other answer senders give up
-            message = explained(error, self._telemetry)
-            status, body, headers = 503, {"error": message}, [(b"retry-after", _RETRY_AFTER_S)]
+            status, message, headers = http_answer(error, self._telemetry)
+            body = {"error": message}
         path = scope["path"].rstrip("/")
         self._telemetry.requests.labels(path if path in EVENTS_PATHS else "other", str(status)).inc()
         await respond(send, status, body, headers)
@@ -81,15 +82,20 @@ class HttpIngest:
         if method != "POST":
             return 405, {"error": f"{method} {path}: use POST"}, [(b"allow", b"POST")]
         refused = refusal(self._keys, headers, Scope.INGEST)
-        return refused or await self._events(headers, receive, (scope.get("client") or ("",))[0])
-
-    async def _events(self, headers: dict[str, str], receive: Receive, peer: str) -> Answer:
-        body = await read(headers, receive, self._gate)
-        if self._gate.is_closed():
-            return _STOPPING
-        data = plain(body, headers.get("content-encoding", "").strip().lower())
-        key = headers.get("idempotency-key", "")
+        if refused is not None:
+            return refused
+        peer = (scope.get("client") or ("",))[0]
         client = client_of(self._keys, headers.get("authorization", ""), headers.get("x-api-key", ""), peer)
+        with self._admission.entered(client) as visit:
+            body = await read(headers, receive, self._gate, visit)
+            if self._gate.is_closed():
+                return _STOPPING
+            data = plain(body, headers.get("content-encoding", "").strip().lower())
+            visit.hold(len(data))
+            return await self._events(headers, data, client, visit)
+
+    async def _events(self, headers: dict[str, str], data: bytes, client: str, visit: Visit) -> Answer:
+        key = headers.get("idempotency-key", "")
         now_us = self._clock.now_us()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         errors: list[dict[str, Any]] = []
@@ -118,8 +124,9 @@ class HttpIngest:
         if self._gate.is_closed():
             return _STOPPING
         with self._gate.passing():
-            await self._bus.publish(records)
+            await self._admission.publish(records)
         accepted = sum(map(len, by_service.values()))
+        visit.spend(accepted + len(errors), len(data))
         self._telemetry.events_accepted.labels("http").inc(accepted)
         self._telemetry.events_rejected.labels("http").inc(len(errors))
         status = 202 if accepted or not errors else 400

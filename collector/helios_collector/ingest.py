@@ -12,17 +12,18 @@ from urllib.parse import unquote
 import structlog
 
 from helios.v1 import batch_pb2, service_pb2
+from helios_collector.admission import Admission, RateLimited
+from helios_collector.faults import retry_after_s
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.batches import BatchId
-from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
+from helios_core.bus.base import MAX_RECORD_BYTES, Record
 from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusUnavailable, WireError
 from helios_core.keys import Keys, hash_of
 from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE, EventRecord
 from helios_core.records import dead_letter, events_record, slice_record
 
-_RETRY_AFTER_MS: Final = 1_000
 _MAX_HOST_CHARS: Final = 255
 MAX_SERVICES: Final = 10_000
 _MAX_NAMES_LISTED: Final = 100
@@ -36,17 +37,17 @@ class Ingest:
     a restart the same batch would meet other names that are known. Who reads it bounds what it follows.
 
     Args:
-        bus: where slices are safe before they are acknowledged.
+        admission: on the way to the bus, where slices are safe before they are acknowledged.
         telemetry: what it counts.
         clock: what the clocks of agents are held against.
     """
 
-    def __init__(self, bus: Bus, telemetry: Telemetry | None = None, clock: Clock | None = None) -> None:
-        self._bus = bus
+    def __init__(self, admission: Admission, telemetry: Telemetry | None = None, clock: Clock | None = None) -> None:
+        self._admission = admission
         self._telemetry = telemetry or Telemetry()
         self._clock = clock or SystemClock()
 
-    async def take_batch(self, request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
+    async def take_batch(self, request: service_pb2.SendBatchRequest, client: str) -> service_pb2.SendBatchResponse:
         """ACCEPTED when all its slices are safe on the bus, in one publish.
 
         Slices that can never be taken go to the dead letter, and are named in the answer: bad input
@@ -61,15 +62,16 @@ class Ingest:
                 f"the agent {request.contract_version}: upgrade the older one"
             )
             return response
-        records = self._records(request, response)
         try:
-            await self._bus.publish(records)
-        except BusUnavailable as error:
-            _log.warning("bus_unavailable", error=str(error))
+            with self._admission.entered(client) as visit:
+                visit.hold(len(request.batch))
+                await self._admission.publish(self._records(request, response))
+                visit.spend(0, len(request.batch))
+        except (BusUnavailable, RateLimited) as error:
             del response.rejected[:]
             self._telemetry.batches.labels("retry").inc()
             response.answer = service_pb2.ANSWER_RETRY
-            response.retry_after_ms = _RETRY_AFTER_MS
+            response.retry_after_ms = round(retry_after_s(error) * 1_000)
             response.detail = str(error)
             return response
         self._telemetry.batches.labels("accepted").inc()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 
+from helios_collector.admission import Admission
 from helios_collector.body import Gate
 from helios_collector.http import EVENTS_PATHS, HttpIngest
 from helios_collector.ingest import ServiceNames
@@ -35,16 +36,17 @@ async def run(context: Context) -> None:
     telemetry = Telemetry(context.metrics, is_live=not context.files)
     names = ServiceNames()
     gate = Gate()
-    receiver = Receiver(context.bus, context.clock, names, telemetry)
+    admission = Admission(context.bus, context.limits, telemetry)
+    receiver = Receiver(admission, context.clock, names, telemetry)
     if context.routes is not None:
-        ingest = HttpIngest(context.bus, context.clock, context.keys, telemetry, names, gate)
+        ingest = HttpIngest(admission, context.clock, context.keys, telemetry, names, gate)
         for path in EVENTS_PATHS:
             context.routes.mount(path, ingest)
         for path in OTLP_PATHS:
-            context.routes.mount(path, OtlpHttp(receiver, context.keys, gate, telemetry))
+            context.routes.mount(path, OtlpHttp(receiver, admission, context.keys, gate, telemetry))
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
-        server = await serve(context.bus, context.clock, context.grpc, context.keys, telemetry, names, receiver)
+        server = await serve(admission, context.clock, context.grpc, context.keys, telemetry, names, receiver)
     except OSError as error:
         raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drained = asyncio.Event()

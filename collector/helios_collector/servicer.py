@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from helios.v1 import service_pb2, service_pb2_grpc
+from helios_collector.admission import Admission, Visit
 from helios_collector.events import checked
 from helios_collector.faults import Faults, unavailable
 from helios_collector.ingest import Ingest, ServiceNames, client_of, event_records, peer_address
@@ -23,7 +25,6 @@ from helios_collector.otlp import servicer as otlp
 from helios_collector.otlp.receiver import Receiver
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
-from helios_core.bus.base import Bus
 from helios_core.clock import Clock
 from helios_core.errors import WireError
 from helios_core.keys import Keys, Scope
@@ -40,20 +41,20 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     """See helios/v1/service.proto."""
 
     def __init__(
-        self, bus: Bus, clock: Clock, keys: Keys, telemetry: Telemetry, names: ServiceNames | None = None
+        self, admission: Admission, clock: Clock, keys: Keys, telemetry: Telemetry, names: ServiceNames | None = None
     ) -> None:
-        self._bus = bus
+        self._admission = admission
         self._clock = clock
         self._keys = keys
         self._telemetry = telemetry
-        self._ingest = Ingest(bus, telemetry, clock)
+        self._ingest = Ingest(admission, telemetry, clock)
         self._names = names or ServiceNames()
         self.stopping = asyncio.Event()
 
     async def Stream(
         self, request_iterator: AsyncIterator[service_pb2.SendBatchRequest], context: _Context
     ) -> AsyncIterator[service_pb2.SendBatchResponse]:
-        await self.admit(context)
+        client = await self._client(context)
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
             while True:
@@ -66,7 +67,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
                 request = coming.result()
                 if request is None:
                     return
-                response = await self._ingest.take_batch(request)
+                response = await self._ingest.take_batch(request, client)
                 yield response
                 if response.answer != service_pb2.ANSWER_ACCEPTED:
                     return
@@ -76,15 +77,19 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     async def SendBatch(
         self, request: service_pb2.SendBatchRequest, context: _Context
     ) -> service_pb2.SendBatchResponse:
-        await self.admit(context)
+        client = await self._client(context)
         await self._refuse_when_stopping(context)
-        return await self._ingest.take_batch(request)
+        return await self._ingest.take_batch(request, client)
 
     async def SendEvents(
         self, request: service_pb2.SendEventsRequest, context: _Context
     ) -> service_pb2.SendEventsResponse:
-        client = await self.admit(context)
-        await self._refuse_when_stopping(context)
+        async with self.admitted(context, request.ByteSize()) as (client, visit):
+            return await self._events(request, client, visit)
+
+    async def _events(
+        self, request: service_pb2.SendEventsRequest, client: str, visit: Visit
+    ) -> service_pb2.SendEventsResponse:
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[Event]] = defaultdict(list)
         records = []
@@ -100,7 +105,8 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
             by_service[name].append(event if name == event.service else replace(event, service=name))
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
-        await self._bus.publish(records)
+        await self._admission.publish(records)
+        visit.spend(len(request.events), visit.held)
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
         self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
@@ -110,7 +116,21 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         if self.stopping.is_set():
             await unavailable(context, "the collector is stopping")
 
-    async def admit(self, context: _Context) -> str:
+    @asynccontextmanager
+    async def admitted(self, context: _Context, n_bytes: int) -> AsyncIterator[tuple[str, Visit]]:
+        """Who calls with so many bytes, while it is under way. Ends a call that may not, or not now.
+
+        Raises:
+            BusUnavailable: there is no room, or the bus is away.
+            RateLimited: the client has sent too much.
+        """
+        client = await self._client(context)
+        await self._refuse_when_stopping(context)
+        with self._admission.entered(client) as visit:
+            visit.hold(n_bytes)
+            yield client, visit
+
+    async def _client(self, context: _Context) -> str:
         """Who calls. Ends the call with UNAUTHENTICATED or PERMISSION_DENIED unless its key is for ingestion."""
         metadata = dict(context.invocation_metadata() or ())
         sent = str(metadata.get("authorization", "")), str(metadata.get("x-api-key", ""))
@@ -136,7 +156,7 @@ class Server:
 
 
 async def serve(
-    bus: Bus,
+    admission: Admission,
     clock: Clock,
     address: str,
     keys: Keys,
@@ -158,14 +178,14 @@ async def serve(
         interceptors=[Faults(telemetry)],
         options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
     )
-    servicer = HeliosServicer(bus, clock, keys, telemetry, names)
+    servicer = HeliosServicer(admission, clock, keys, telemetry, names)
     service_pb2_grpc.add_HeliosServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     await health_servicer.set("helios.v1.Helios", health_pb2.HealthCheckResponse.SERVING)
     served = ["helios.v1.Helios", health.SERVICE_NAME, reflection.SERVICE_NAME]
     if receiver is not None:
-        served += otlp.add(server, receiver, servicer.admit)
+        served += otlp.add(server, receiver, servicer.admitted)
     reflection.enable_server_reflection(served, server)
     try:
         port = server.add_insecure_port(address)

@@ -41,12 +41,17 @@ class Telemetry:
         self.otlp_passed_over = self._counter(
             "helios_otlp_spans_passed_over", "Spans inside a service, which are no requests to it."
         )
+        self.refused = self._counter(
+            "helios_ingest_refusals", "Requests to be sent again, by why: rate of the client, memory, bus.", "reason"
+        )
+        self.pending = self._gauge("helios_ingest_pending_bytes", "Memory that requests under way hold.")
+        self.breaker = self._gauge("helios_ingest_breaker_open", "1 while the bus is away and nothing is taken.")
         self.faults = self._counter("helios_request_faults", "Requests that failed by an error that was not expected.")
         self.applied = self._counter("helios_store_records_applied", "Records of the bus that were applied.")
         self.duplicates = self._counter("helios_store_duplicates", "Slices and events that had been applied before.")
         self.conflicts = self._counter("helios_store_conflicts", "Same identity with other content: dead-lettered.")
         self.dead = self._counter("helios_dead_letters", "What could not be taken, by where it failed.", "stage")
-        self.lag = Gauge("helios_store_lag_records", "Records that the writer has not read.", registry=self.registry)
+        self.lag = self._gauge("helios_store_lag_records", "Records that are not in the store.")
         self.skew = ClockSkew(_MAX_AGENTS if is_live else 0)
         Gauge(
             "helios_agent_clock_skew_seconds",
@@ -56,6 +61,9 @@ class Telemetry:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
 
     def status(self) -> dict[str, int]:
         """The sums a person looks at first."""

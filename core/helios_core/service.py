@@ -20,6 +20,7 @@ from helios_core.clock import US_PER_S, Clock
 from helios_core.errors import HeliosError
 from helios_core.keys import Keys
 from helios_core.routes import Routes
+from helios_core.settings import Limits
 from helios_core.store.base import Store
 
 LIVE_LATENESS_US: Final = 2 * US_PER_S
@@ -47,6 +48,7 @@ class Context:
         collector: resolves to `host:port` of the collector when it listens.
         grpc: where the collector listens; port 0 takes a free one.
         keys: who may do what.
+        limits: how much the collector takes at once.
         routes: where a service mounts what it answers over HTTP; None where nothing is served.
         metrics: where a service registers what it counts.
         parts: what each service says of itself, asked when somebody looks.
@@ -72,6 +74,7 @@ class Context:
     collector: asyncio.Future[str]
     grpc: str = "127.0.0.1:0"
     keys: Keys = field(default_factory=lambda: Keys(None))
+    limits: Limits = field(default_factory=Limits)
     routes: Routes | None = None
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     parts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)

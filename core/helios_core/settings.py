@@ -21,6 +21,21 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: tuple[Scope, ...] = (Scope.INGEST,)
 
 
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a collector takes at once. What is refused is to be sent again, and is told when.
+
+    Attributes:
+        pending_bytes: of requests that are under way, as they came; one alone is always taken. In memory
+            they are several times that.
+        events_per_second: raw events of one client; 0 takes what comes. Two seconds' worth may come at once.
+        bytes_per_second: of one client, agents too; 0 takes what comes.
+    """
+
+    pending_bytes: Annotated[int, msgspec.Meta(ge=1_024)] = 16 * 1024 * 1024
+    events_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0
+    bytes_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a configuration file of a server may say.
 
@@ -32,12 +47,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         postgres: the store, where several processes use it; without it SQLite is.
         retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
         api_keys: who may do what; none leaves a listener on loopback open.
+        limits: how much is taken at once.
     """
 
     data_dir: str = "helios-data"
     grpc: str = "127.0.0.1:4317"
     http: str = "127.0.0.1:8080"
     api_keys: tuple[ApiKey, ...] = ()
+    limits: Limits = Limits()
     kafka: KafkaSettings | None = None
     postgres: PostgresSettings | None = None
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3_650)] = 30

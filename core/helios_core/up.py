@@ -75,6 +75,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             collector=asyncio.get_running_loop().create_future(),
             grpc=settings.grpc,
             keys=keys,
+            limits=settings.limits,
             routes=routes,
             idle_after_us=IDLE_AFTER_US,
             retention_us=settings.retention_days * _DAY_US,

@@ -16,6 +16,7 @@ from tests.unit.agent.metric_sources import Told
 from helios_agent import live
 from helios_agent.settings import AgentSettings, HeliosSettings, Settings, SourceSettings
 from helios_agent.sources import MetricSample, base
+from helios_collector.admission import Admission
 from helios_collector.servicer import serve
 from helios_collector.writer import StoreWriter
 from helios_core.bus.base import Topic
@@ -74,7 +75,7 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     bus = MemoryBus()
-    server = await serve(bus, SystemClock(), "127.0.0.1:0", Keys(None))
+    server = await serve(Admission(bus), SystemClock(), "127.0.0.1:0", Keys(None))
     try:
         yield Site(tmp_path, bus, server.port)
     finally:

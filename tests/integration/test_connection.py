@@ -24,6 +24,7 @@ from helios_agent.cut import Cutter
 from helios_agent.settings import HeliosSettings
 from helios_agent.shipper import Denied, Shipper
 from helios_agent.spool import Spool
+from helios_collector.admission import Admission
 from helios_collector.servicer import serve
 from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus
@@ -49,7 +50,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def collector(keys: Keys | None = None) -> AsyncIterator[tuple[str, MemoryBus]]:
     """Where a real one listens, and its bus."""
     bus = MemoryBus()
-    server = await serve(bus, SystemClock(), "127.0.0.1:0", keys or Keys(None))
+    server = await serve(Admission(bus), SystemClock(), "127.0.0.1:0", keys or Keys(None))
     try:
         yield f"http://127.0.0.1:{server.port}", bus
     finally:

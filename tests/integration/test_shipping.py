@@ -18,6 +18,8 @@ from helios_agent import shipper as shipper_module
 from helios_agent.cut import Cutter
 from helios_agent.shipper import Denied, Shipper
 from helios_agent.spool import Spool
+from helios_collector import admission, faults
+from helios_collector.admission import Admission
 from helios_collector.ingest import Ingest
 from helios_collector.servicer import serve
 from helios_collector.writer import StoreWriter
@@ -90,7 +92,7 @@ def fill(spool: Spool, cutter: Cutter, cuts: int, *, events: int = 3, sample_cha
 @asynccontextmanager
 async def collector(bus: Site, port: int = 0, keys: Keys | None = None) -> AsyncIterator[int]:
     """The real one."""
-    server = await serve(bus, SystemClock(), f"127.0.0.1:{port}", keys or Keys(None))
+    server = await serve(Admission(bus), SystemClock(), f"127.0.0.1:{port}", keys or Keys(None))
     try:
         yield server.port
     finally:
@@ -306,7 +308,9 @@ async def test_an_agent_that_is_killed_sends_the_same_again(tmp_path: Path) -> N
 async def test_a_collector_without_a_bus_gets_it_later(
     spool: Spool, away: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("helios_collector.ingest._RETRY_AFTER_MS", 20)
+    monkeypatch.setattr(faults, "_RETRY_AFTER_S", 0.02)
+    monkeypatch.setattr(admission, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(admission, "_LONGEST_PAUSE_S", 0.01)
     bus = Site()
     bus.away = away
     fill(spool, Cutter(AGENT, "host-1"), 100)
@@ -530,5 +534,5 @@ async def test_ingest_is_the_same_for_a_single_batch(spool: Spool) -> None:
     async with collector(bus) as port, aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = service_pb2_grpc.HeliosStub(channel)
         for _, request in spool.after(None, 3):
-            assert await stub.SendBatch(request) == await Ingest(Site()).take_batch(request)
+            assert await stub.SendBatch(request) == await Ingest(Admission(Site())).take_batch(request, "client")
     await check(bus, 3)

@@ -13,8 +13,9 @@ from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
+from helios_collector.admission import Admission
 from helios_collector.body import BodyError, Gate, plain, read
-from helios_collector.faults import explained
+from helios_collector.faults import http_answer
 from helios_collector.ingest import client_of
 from helios_collector.otlp.receiver import KINDS, Kind, Receiver
 from helios_collector.telemetry import Telemetry
@@ -27,15 +28,15 @@ PATHS: Final = tuple(f"/v1/{name}" for name in KINDS)
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
-_RETRY_AFTER_S: Final = b"1"
 _MAX_REASON_CHARS: Final = 500
 
 
 class OtlpHttp:
     """The ASGI application for PATHS."""
 
-    def __init__(self, receiver: Receiver, keys: Keys, gate: Gate, telemetry: Telemetry) -> None:
+    def __init__(self, receiver: Receiver, admission: Admission, keys: Keys, gate: Gate, telemetry: Telemetry) -> None:
         self._receiver = receiver
+        self._admission = admission
         self._keys = keys
         self._gate = gate
         self._telemetry = telemetry
@@ -56,7 +57,7 @@ class OtlpHttp:
         except BodyError as error:
             status, message = error.status, str(error)
         except Exception as error:  # noqa: BLE001 -- the edge of the process; for 500 a sender drops its data
-            status, message, extra = 503, explained(error, self._telemetry), [(b"retry-after", _RETRY_AFTER_S)]
+            status, message, extra = http_answer(error, self._telemetry)
         else:
             body = json_format.MessageToDict(taken) if form == _JSON else taken.SerializeToString()
         if status != 200:
@@ -78,16 +79,19 @@ class OtlpHttp:
             raise _Refused(refused[0], refused[1]["error"], refused[2])
         if form not in (_PROTOBUF, _JSON):
             raise _Refused(415, f"Content-Type {form!r}: {_PROTOBUF} or {_JSON}")
-        body = await read(headers, receive, self._gate)
-        if self._gate.is_closed():
-            raise BusUnavailable("the collector is stopping")
-        encoding = headers.get("content-encoding", "").strip().lower()
         peer = (scope.get("client") or ("",))[0]
         client = client_of(self._keys, headers.get("authorization", ""), headers.get("x-api-key", ""), peer)
-        with self._gate.passing():
-            request = await asyncio.to_thread(_request, kind, body, encoding, form)
-            response: Message = await self._receiver.take(kind, request, client)
-        return response
+        with self._admission.entered(client) as visit:
+            body = await read(headers, receive, self._gate, visit)
+            if self._gate.is_closed():
+                raise BusUnavailable("the collector is stopping")
+            encoding = headers.get("content-encoding", "").strip().lower()
+            with self._gate.passing():
+                data = await asyncio.to_thread(plain, body, encoding)
+                visit.hold(len(data))
+                request = await asyncio.to_thread(_request, kind, data, form)
+                response: Message = await self._receiver.take(kind, request, client, visit)
+            return response
 
 
 class _Refused(Exception):
@@ -100,9 +104,8 @@ class _Refused(Exception):
         self.headers = list(headers)
 
 
-def _request(kind: Kind, body: bytes, encoding: str, form: str) -> Message:
+def _request(kind: Kind, data: bytes, form: str) -> Message:
     """BodyError for what is none."""
-    data = plain(body, encoding)
     try:
         if form == _PROTOBUF:
             return kind.request.FromString(data)

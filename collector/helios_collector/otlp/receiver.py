@@ -16,10 +16,11 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb2
 
+from helios_collector.admission import Admission, Visit
 from helios_collector.ingest import ServiceNames, event_records
 from helios_collector.otlp import convert
 from helios_collector.telemetry import Telemetry
-from helios_core.bus.base import MAX_RECORD_BYTES, Bus, Record
+from helios_core.bus.base import MAX_RECORD_BYTES, Record
 from helios_core.clock import Clock
 from helios_core.model import Event, EventRecord, MetricRecord, MetricSample
 from helios_core.records import dead_letter, metrics_record
@@ -81,13 +82,13 @@ class Receiver:
         names: of services; shared with whatever else takes raw events.
     """
 
-    def __init__(self, bus: Bus, clock: Clock, names: ServiceNames, telemetry: Telemetry) -> None:
-        self._bus = bus
+    def __init__(self, admission: Admission, clock: Clock, names: ServiceNames, telemetry: Telemetry) -> None:
+        self._admission = admission
         self._clock = clock
         self._names = names
         self._telemetry = telemetry
 
-    async def take(self, kind: Kind, request: Message, client: str) -> Any:
+    async def take(self, kind: Kind, request: Message, client: str, visit: Visit) -> Any:
         """The response, when all that is taken is safe on the bus.
 
         What can never be taken goes to the dead letter and is counted in a partial success, which the
@@ -102,7 +103,8 @@ class Receiver:
         services = [event.service for event in made.events] + [sample.service for sample in made.metrics]
         names = {service: self._names.under(service, client) for service in dict.fromkeys(services)}
         records = await asyncio.to_thread(_records, kind, made, names, now_us)
-        await self._bus.publish(records)
+        await self._admission.publish(records)
+        visit.spend(made.taken + len(made.rejected), visit.held)
         self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
         self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
         self._telemetry.otlp_passed_over.inc(made.passed_over)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from helios.v1 import batch_pb2, events_pb2, service_pb2, service_pb2_grpc
 from helios_collector import ingest
+from helios_collector.admission import Admission
 from helios_collector.http import HttpIngest
 from helios_collector.ingest import Ingest, ServiceNames, client_of, peer_address
 from helios_collector.servicer import serve
@@ -94,7 +95,7 @@ def test_the_address_of_a_peer_has_no_port(peer: str, address: str) -> None:
 
 async def test_http_counts_by_address_and_says_what_is_beyond() -> None:
     bus = MemoryBus()
-    app = HttpIngest(bus, EventClock(NOW_US), Keys(None), names=ServiceNames(limit=10, client_limit=2))
+    app = HttpIngest(Admission(bus), EventClock(NOW_US), Keys(None), names=ServiceNames(limit=10, client_limit=2))
     answers: list[Any] = []
     for address, port, services in (("10.0.0.1", 1, "ab"), ("10.0.0.1", 2, "cb"), ("10.0.0.2", 1, "cd")):
         transport = httpx.ASGITransport(app, client=(address, port))
@@ -110,7 +111,7 @@ async def test_grpc_counts_by_key_and_shares_the_names_with_http() -> None:
     bus = MemoryBus()
     names = ServiceNames(limit=3, client_limit=2)
     names.under("a", hash_of("one"))
-    server = await serve(bus, EventClock(NOW_US), "127.0.0.1:0", KEYS, names=names)
+    server = await serve(Admission(bus), EventClock(NOW_US), "127.0.0.1:0", KEYS, names=names)
     try:
         async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub = service_pb2_grpc.HeliosStub(channel)
@@ -145,8 +146,8 @@ async def test_slices_keep_their_names_so_that_a_batch_that_comes_again_is_the_s
     monkeypatch.setattr(ingest, "MAX_SERVICES", 1)
     request = batch([*"abc", OVERFLOW_SERVICE])
     bus = MemoryBus()
-    for collector in (Ingest(bus), Ingest(bus)):
-        assert not (await collector.take_batch(request)).rejected
+    for collector in (Ingest(Admission(bus)), Ingest(Admission(bus))):
+        assert not (await collector.take_batch(request, "client")).rejected
     assert await keys_on(bus, Topic.WINDOWS) == [*"abc", OVERFLOW_SERVICE] * 2
 
 
@@ -254,7 +255,7 @@ def test_it_is_said_every_ten_minutes_with_the_host_and_how_far_it_is_off() -> N
 async def test_a_batch_is_held_against_the_clock_of_the_collector() -> None:
     telemetry = Telemetry()
     clock = EventClock(NOW_US + 8 * S)
-    collector = Ingest(MemoryBus(), telemetry, clock)
+    collector = Ingest(Admission(MemoryBus()), telemetry, clock)
     metric = telemetry.registry.get_sample_value
     assert metric("helios_agent_clock_skew_seconds") == 0
     for sequence in range(1, 9):
@@ -263,7 +264,7 @@ async def test_a_batch_is_held_against_the_clock_of_the_collector() -> None:
         sent.cut_us = clock.now_us() + 8 * S
         request.batch = sent.SerializeToString()
         request.sha256 = wire.content_hash(request.batch)
-        await collector.take_batch(request)
+        await collector.take_batch(request, "client")
         clock.advance_to(clock.now_us() + 10 * S)
     assert telemetry.skew.worst() == {"host-1": -8}
     assert metric("helios_agent_clock_skew_seconds") == 8
@@ -273,7 +274,7 @@ async def test_a_batch_is_held_against_the_clock_of_the_collector() -> None:
 async def test_what_says_nothing_of_an_agents_clock_is_not_held_against_it(kind: str) -> None:
     telemetry = Telemetry(is_live=kind != "replay")
     clock = EventClock(NOW_US + 8 * S)
-    collector = Ingest(MemoryBus(), telemetry, clock)
+    collector = Ingest(Admission(MemoryBus()), telemetry, clock)
     for sequence in range(1, 9):
         request = batch(["a"], sequence, history=kind == "history")
         if kind == "no time":
@@ -281,6 +282,6 @@ async def test_what_says_nothing_of_an_agents_clock_is_not_held_against_it(kind:
             sent.cut_us = 0
             request.batch = sent.SerializeToString()
             request.sha256 = wire.content_hash(request.batch)
-        await collector.take_batch(request)
+        await collector.take_batch(request, "client")
         clock.advance_to(clock.now_us() + 10 * S)
     assert telemetry.skew._clocks == {}

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from helios_collector.admission import Admission
 from helios_collector.http import HttpIngest
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
@@ -32,7 +33,7 @@ class Site:
         self.bus = MemoryBus()
         telemetry = Telemetry()
         app = Routes()
-        app.mount("/", HttpIngest(self.bus, EventClock(NOW_US), keys or Keys(None), telemetry))
+        app.mount("/", HttpIngest(Admission(self.bus), EventClock(NOW_US), keys or Keys(None), telemetry))
         for path in PATHS:
             app.mount(path, Exposed(keys or Keys(None), telemetry.registry))
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")

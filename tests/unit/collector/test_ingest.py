@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from helios.v1 import batch_pb2, service_pb2
 from helios_agent.cut import Cutter
+from helios_collector.admission import Admission
 from helios_collector.ingest import Ingest
 from helios_core import wire
 from helios_core.batches import MAX_SLICE_BYTES, BatchId
@@ -76,7 +77,7 @@ def part(service: str, **fields: Any) -> batch_pb2.Slice:
 async def test_a_batch_is_accepted_when_all_its_slices_are_on_the_bus() -> None:
     bus = MemoryBus()
     request = whole("cart", "users")
-    answer = await Ingest(bus).take_batch(request)
+    answer = await Ingest(Admission(bus)).take_batch(request, "client")
     assert answer == service_pb2.SendBatchResponse(id=request.id, answer=service_pb2.ANSWER_ACCEPTED)
     received = await on(bus, Topic.WINDOWS)
     assert [one.key for one in received] == ["cart", "users"]
@@ -98,13 +99,13 @@ async def test_all_slices_go_in_one_publish() -> None:
             published.append(len(records))
             await super().publish(records)
 
-    await Ingest(Counting()).take_batch(whole("cart", "users", "search"))
+    await Ingest(Admission(Counting())).take_batch(whole("cart", "users", "search"), "client")
     assert published == [3]
 
 
 async def test_a_batch_without_slices_is_accepted() -> None:
     bus = MemoryBus()
-    answer = await Ingest(bus).take_batch(request_of(batch_pb2.Batch(host="host-1")))
+    answer = await Ingest(Admission(bus)).take_batch(request_of(batch_pb2.Batch(host="host-1")), "client")
     assert answer.answer == service_pb2.ANSWER_ACCEPTED
     assert not answer.rejected
 
@@ -114,7 +115,7 @@ async def test_another_version_of_the_contract_is_denied(version: int) -> None:
     bus = MemoryBus()
     request = whole("cart")
     request.contract_version = version
-    answer = await Ingest(bus).take_batch(request)
+    answer = await Ingest(Admission(bus)).take_batch(request, "client")
     assert answer.answer == service_pb2.ANSWER_DENIED
     assert answer.id == request.id
     assert f"speaks version {wire.CONTRACT_VERSION}" in answer.detail
@@ -140,7 +141,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 async def test_what_is_no_batch_is_kept_named_and_accepted(kind: str) -> None:
     bus = MemoryBus()
-    answer = await Ingest(bus).take_batch(BAD[kind])
+    answer = await Ingest(Admission(bus)).take_batch(BAD[kind], "client")
     assert answer.answer == service_pb2.ANSWER_ACCEPTED
     assert answer.id == BAD[kind].id
     (rejection,) = answer.rejected
@@ -154,7 +155,7 @@ async def test_what_is_no_batch_is_kept_named_and_accepted(kind: str) -> None:
     assert dead.value
     assert content.startswith(dead.value)
     assert await on(bus, Topic.WINDOWS) == []
-    assert (await Ingest(bus).take_batch(whole("cart"))).answer == service_pb2.ANSWER_ACCEPTED
+    assert (await Ingest(Admission(bus)).take_batch(whole("cart"), "client")).answer == service_pb2.ANSWER_ACCEPTED
 
 
 TOO_LARGE = part("huge", samples=[{"service": "huge", "message": "x" * MAX_SLICE_BYTES}])
@@ -175,7 +176,9 @@ async def test_a_bad_slice_does_not_take_the_good_ones_with_it(kind: str, place:
     bus = MemoryBus()
     slices = [part("users"), part("cart")]
     slices.insert(place, BAD_SLICES[kind])
-    answer = await Ingest(bus).take_batch(request_of(batch_pb2.Batch(host="host-1", slices=slices)))
+    answer = await Ingest(Admission(bus)).take_batch(
+        request_of(batch_pb2.Batch(host="host-1", slices=slices)), "client"
+    )
     assert answer.answer == service_pb2.ANSWER_ACCEPTED
     (rejection,) = answer.rejected
     assert (rejection.index, rejection.whole) == (place, False)
@@ -190,7 +193,9 @@ async def test_a_bad_slice_does_not_take_the_good_ones_with_it(kind: str, place:
 async def test_a_host_of_any_length_does_not_stop_a_batch() -> None:
     bus = MemoryBus()
     slices = [part("cart", samples=[{"service": "cart", "message": "x" * 500_000}])]
-    answer = await Ingest(bus).take_batch(request_of(batch_pb2.Batch(host="ü" * 700_000, slices=slices)))
+    answer = await Ingest(Admission(bus)).take_batch(
+        request_of(batch_pb2.Batch(host="ü" * 700_000, slices=slices)), "client"
+    )
     assert answer.answer == service_pb2.ANSWER_ACCEPTED
     (received,) = await on(bus, Topic.WINDOWS)
     assert received.headers["host"].startswith("ü" * 100)
@@ -199,15 +204,18 @@ async def test_a_host_of_any_length_does_not_stop_a_batch() -> None:
 @pytest.mark.parametrize("request_", [whole("cart", "users"), *BAD.values()])
 async def test_without_a_bus_nothing_is_accepted_and_nothing_refused(request_: service_pb2.SendBatchRequest) -> None:
     bus = Broken(2)
-    ingest = Ingest(bus)
+    now_s = 0.0
+    ingest = Ingest(Admission(bus, now_s=lambda: now_s))
     for _ in range(2):
-        answer = await ingest.take_batch(request_)
+        now_s += 60
+        answer = await ingest.take_batch(request_, "client")
         assert answer.answer == service_pb2.ANSWER_RETRY
         assert answer.retry_after_ms > 0
         assert answer.id == request_.id
         assert not answer.rejected
         assert "away" in answer.detail
-    assert (await ingest.take_batch(request_)).answer == service_pb2.ANSWER_ACCEPTED
+    now_s += 60
+    assert (await ingest.take_batch(request_, "client")).answer == service_pb2.ANSWER_ACCEPTED
     taken = len(await on(bus, Topic.WINDOWS)) + len(await on(bus, Topic.DEAD_LETTER))
     assert taken == (2 if request_ not in BAD.values() else 1)
 
@@ -223,7 +231,7 @@ async def test_no_bytes_break_it(data: st.DataObject) -> None:
     except Exception:  # noqa: BLE001 - gRPC refuses it before it comes so far
         return
     bus = MemoryBus()
-    answer = await Ingest(bus).take_batch(request)
+    answer = await Ingest(Admission(bus)).take_batch(request, "client")
     stored, dead = await on(bus, Topic.WINDOWS), await on(bus, Topic.DEAD_LETTER)
     if answer.answer == service_pb2.ANSWER_DENIED:
         assert request.contract_version != wire.CONTRACT_VERSION

@@ -26,6 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from structlog.testing import capture_logs
 
+from helios_collector.admission import Admission
 from helios_collector.body import MAX_PLAIN_BYTES, Gate, plain
 from helios_collector.ingest import ServiceNames
 from helios_collector.otlp.http import PATHS, OtlpHttp
@@ -73,10 +74,12 @@ class Site:
         self.gate = Gate()
         keys = keys or Keys(None)
         telemetry = Telemetry()
-        receiver = Receiver(self.bus, EventClock(NOW_US), names or ServiceNames(), telemetry)
+        self.now_s = 0.0
+        admission = Admission(self.bus, now_s=lambda: self.now_s)
+        receiver = Receiver(admission, EventClock(NOW_US), names or ServiceNames(), telemetry)
         app = Routes()
         for path in PATHS:
-            app.mount(path, OtlpHttp(receiver, keys, self.gate, telemetry))
+            app.mount(path, OtlpHttp(receiver, admission, keys, self.gate, telemetry))
         app.mount("/metrics", Exposed(Keys(None), telemetry.registry))
         app.settle()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
@@ -642,6 +645,7 @@ async def test_a_bus_that_is_away(path: str) -> None:
         answer = await site.post(body, path, form)
         assert (answer.status_code, answer.headers["retry-after"], answer.headers["content-type"]) == (503, "1", form)
         assert message_of(answer) == "the topic is full"
+        site.now_s += 60
     site.bus.fault = None
     assert (await site.post(b"", path)).status_code == 200
     assert (await site.counted())[f'helios_http_requests_total{{path="{path}",status="503"}}'] == 2

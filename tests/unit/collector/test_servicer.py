@@ -10,6 +10,7 @@ import pytest
 from grpc import aio
 
 from helios.v1 import events_pb2, service_pb2, service_pb2_grpc
+from helios_collector.admission import Admission
 from helios_collector.servicer import serve
 from helios_core import wire
 from helios_core.bus.base import Record, Topic
@@ -46,7 +47,7 @@ class Site(MemoryBus):
 
 @asynccontextmanager
 async def served(bus: MemoryBus, keys: Keys | None = None) -> AsyncIterator[service_pb2_grpc.HeliosAsyncStub]:
-    server = await serve(bus, EventClock(NOW), "127.0.0.1:0", keys or Keys(None))
+    server = await serve(Admission(bus), EventClock(NOW), "127.0.0.1:0", keys or Keys(None))
     try:
         async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield service_pb2_grpc.HeliosStub(channel)
@@ -130,9 +131,9 @@ async def test_without_the_right_key_nothing_is_taken(key: str, code: grpc.Statu
 
 
 async def test_an_address_in_use_is_an_error_that_names_it() -> None:
-    server = await serve(Site(), EventClock(NOW), "127.0.0.1:0", Keys(None))
+    server = await serve(Admission(Site()), EventClock(NOW), "127.0.0.1:0", Keys(None))
     try:
         with pytest.raises(OSError, match=f"127.0.0.1:{server.port}"):
-            await serve(Site(), EventClock(NOW), f"127.0.0.1:{server.port}", Keys(None))
+            await serve(Admission(Site()), EventClock(NOW), f"127.0.0.1:{server.port}", Keys(None))
     finally:
         await server.stop(None)
