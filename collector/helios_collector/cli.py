@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-
 import click
 
 from helios_core.cli.run import run_command
-from helios_core.keys import hash_of
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,11 +25,3 @@ cli.add_command(
     """,
     )
 )
-
-
-@cli.command("new-key")
-def new_key() -> None:
-    """Print a new API key, and the entry for the configuration that lets it in."""
-    key = f"helios_{secrets.token_urlsafe(32)}"
-    click.echo(f"# the key, for the sender (it is shown this once):\n#   {key}")
-    click.echo(f"api_keys:\n  - sha256: {hash_of(key)}\n    scopes: [ingest]")

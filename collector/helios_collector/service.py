@@ -46,7 +46,9 @@ async def run(context: Context) -> None:
             context.routes.mount(path, OtlpHttp(receiver, admission, context.keys, gate, telemetry))
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
-        server = await serve(admission, context.clock, context.grpc, context.keys, telemetry, names, receiver)
+        server = await serve(
+            admission, context.clock, context.grpc, context.keys, telemetry, names, receiver, context.certificate
+        )
     except OSError as error:
         raise ConfigError(f"{error}; choose another with --grpc, or end what listens there") from error
     drained = asyncio.Event()

@@ -31,6 +31,7 @@ from helios_core.keys import Keys, Scope
 from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 from helios_core.settings import split
+from helios_core.tls import Certificate, Pem
 
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -163,10 +164,12 @@ async def serve(
     telemetry: Telemetry | None = None,
     names: ServiceNames | None = None,
     receiver: Receiver | None = None,
+    certificate: Certificate | None = None,
 ) -> Server:
     """A running server.
 
     Args:
+        certificate: its own; without one it is in the clear.
         receiver: of OTLP; without one that is not spoken.
 
     Raises:
@@ -188,7 +191,10 @@ async def serve(
         served += otlp.add(server, receiver, servicer.admitted)
     reflection.enable_server_reflection(served, server)
     try:
-        port = server.add_insecure_port(address)
+        if certificate is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, _credentials(certificate))
     except RuntimeError as error:  # what grpcio raises when it cannot bind
         raise OSError(f"the collector cannot listen on {address}: {error}") from error
     try:
@@ -197,6 +203,23 @@ async def serve(
         await server.stop(None)
         raise
     return Server(server, servicer, port)
+
+
+def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
+    """What each handshake is made with: the certificate as it is then."""
+    given = certificate.pem
+
+    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if certificate.pem is given:
+            return None
+        given = certificate.pem
+        return configuration(given)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(given), renewed, given.client_ca is not None)
 
 
 def _probe(address: str) -> None:

@@ -53,7 +53,7 @@ def refusal(keys: Keys, headers: Mapping[str, str], scope: Scope | None) -> Answ
     Args:
         scope: what its key must be for; None where none is asked for.
     """
-    if keys.are_open and not (is_local(headers.get("host", "")) and is_local(headers.get("origin", "localhost"))):
+    if keys.are_local and not (is_local(headers.get("host", "")) and is_local(headers.get("origin", "localhost"))):
         message = "without API keys only programs and pages of this machine are answered: use localhost, or set keys"
         return 403, {"error": message}, []
     if scope is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -16,7 +17,7 @@ _GRACE_S: Final = 5
 
 
 @contextlib.asynccontextmanager
-async def serving(app: App, address: str) -> AsyncIterator[str]:
+async def serving(app: App, address: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """The application at an address, while the context is open; yields `host:port`.
 
     Raises:
@@ -36,18 +37,19 @@ async def serving(app: App, address: str) -> AsyncIterator[str]:
             yield
 
     listener = _listener(address)
-    server = Server(
-        uvicorn.Config(
-            app,
-            lifespan="on",
-            ws="wsproto",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="wsproto",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        h11_max_incomplete_event_size=64 * 1024,
     )
+    config.load()
+    config.ssl = tls  # uvicorn would make one of its own, which nobody could renew
+    server = Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started and not running.done():  # noqa: ASYNC110 - uvicorn has no event for it

@@ -1,13 +1,16 @@
-"""API keys: kept as hashes, several at once, each with what it may do."""
+"""API keys: kept as hashes, several at once, each with what it may do and until when."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+_LOOK_S: Final = 1.0  # how often the source of keys is asked
 
 
 class Scope(StrEnum):
@@ -27,6 +30,23 @@ class Fault:
     known: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a key may do. `until_s`: seconds since the epoch at which it expires; None never."""
+
+    scopes: frozenset[Scope]
+    until_s: float | None = None
+
+
+Grants = Mapping[str, Grant]  # by the hash of the key
+_NONE: Final[Grants] = {}
+
+
+def new_key() -> str:
+    """A key that nobody can guess."""
+    return f"helios_{secrets.token_urlsafe(32)}"
+
+
 def hash_of(key: str) -> str:
     """SHA-256 in hexadecimal. A key is random and long, so that a slow hash would add nothing."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -36,26 +56,46 @@ class Keys:
     """The keys of a server.
 
     Args:
-        scopes: for each key's hash what it may do. None leaves everything open, which only a listener
-            on loopback may be.
+        grants: what is known of keys from the start. None leaves everything open, until there are keys.
+        source: is asked, at most once a second, what else is known; it never raises.
+        is_local: while it is open only this machine is answered. False where something else lets in, as
+            mutual TLS does.
+        now_s: seconds since the epoch.
     """
 
-    def __init__(self, scopes: Mapping[str, frozenset[Scope]] | None) -> None:
-        self._scopes = scopes
-        self._own = ""
+    def __init__(
+        self,
+        grants: Grants | None,
+        source: Callable[[], Grants] = lambda: _NONE,
+        *,
+        is_local: bool = True,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._fixed = dict(grants or {})
+        self._source = source
+        self._now_s = now_s
+        self._is_local = is_local
+        self._own = new_key()
+        self._own_hash = hash_of(self._own)
+        self._known: Grants = {}
+        self._looked_s = float("-inf")
+        self._is_open = grants is None
+        self._look()
 
     def own(self) -> str:
         """A key for the services of this process among themselves, made anew at each start."""
-        if self._scopes is None:
-            return ""
-        if not self._own:
-            self._own = secrets.token_urlsafe(32)
-            self._scopes = {**self._scopes, hash_of(self._own): frozenset({Scope.INGEST})}
         return self._own
 
     @property
     def are_open(self) -> bool:
-        return self._scopes is None
+        """Nobody needs a key. Once there has been one, somebody does, also when all are revoked."""
+        self._look()
+        return self._is_open
+
+    @property
+    def are_local(self) -> bool:
+        """Nobody needs a key, and only this machine is answered."""
+        return self.are_open and self._is_local
 
     def fault(self, authorization: str, api_key: str, scope: Scope) -> Fault | None:
         """Why a request with these headers may not do it; None when it may.
@@ -65,16 +105,25 @@ class Keys:
             api_key: the key alone, for senders that can set only a header of their own.
             scope: what it wants to do.
         """
-        if self._scopes is None:
+        if self.are_open:
             return None
         kind, _, token = authorization.partition(" ")
         key = token.strip() if kind.lower() == "bearer" else api_key
         if not key:
             return Fault("an API key is needed: Authorization: Bearer <key>", known=False)
         hashed = hash_of(key)
-        found = [allowed for known, allowed in self._scopes.items() if hmac.compare_digest(known, hashed)]
-        if not found:
+        grant = Grant(frozenset({Scope.INGEST})) if hashed == self._own_hash else self._known.get(hashed)
+        if grant is None:
             return Fault("this API key is not known here", known=False)
-        if scope not in found[0] and Scope.ADMIN not in found[0]:
+        if grant.until_s is not None and grant.until_s <= self._now_s():
+            return Fault("this API key has expired", known=False)
+        if scope not in grant.scopes and Scope.ADMIN not in grant.scopes:
             return Fault(f"this API key is not for {scope.value}", known=True)
         return None
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _LOOK_S:
+            self._looked_s = now_s
+            self._known = {**self._source(), **self._fixed}
+            self._is_open = self._is_open and not self._known

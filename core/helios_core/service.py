@@ -22,6 +22,7 @@ from helios_core.keys import Keys
 from helios_core.routes import Routes
 from helios_core.settings import Limits
 from helios_core.store.base import Store
+from helios_core.tls import Certificate
 
 LIVE_LATENESS_US: Final = 2 * US_PER_S
 REPLAY_LATENESS_US: Final = 60 * US_PER_S
@@ -48,6 +49,7 @@ class Context:
         collector: resolves to `host:port` of the collector when it listens.
         grpc: where the collector listens; port 0 takes a free one.
         keys: who may do what.
+        certificate: of the listeners; None where they are in the clear.
         limits: how much the collector takes at once.
         routes: where a service mounts what it answers over HTTP; None where nothing is served.
         metrics: where a service registers what it counts.
@@ -74,6 +76,7 @@ class Context:
     collector: asyncio.Future[str]
     grpc: str = "127.0.0.1:0"
     keys: Keys = field(default_factory=lambda: Keys(None))
+    certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     routes: Routes | None = None
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)

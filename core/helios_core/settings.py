@@ -8,17 +8,13 @@ from typing import Annotated
 
 import msgspec
 
+from helios_core import keyfile
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import ConfigError
-from helios_core.keys import Keys, Scope
+from helios_core.keyfile import ApiKey, KeyFile, grants_of
+from helios_core.keys import Keys
 from helios_core.store.postgres.settings import PostgresSettings
-
-
-class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key: its SHA-256 in hexadecimal (`helios-collector new-key` makes both) and what it may do."""
-
-    sha256: str
-    scopes: tuple[Scope, ...] = (Scope.INGEST,)
+from helios_core.tls import TlsSettings
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         postgres: the store, where several processes use it; without it SQLite is.
         retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
         api_keys: who may do what; none leaves a listener on loopback open.
+        api_keys_file: more of them, which `helios keys` keeps; by itself in the data directory.
+        tls: certificates; without them connections are in the clear.
         limits: how much is taken at once.
     """
 
@@ -54,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc: str = "127.0.0.1:4317"
     http: str = "127.0.0.1:8080"
     api_keys: tuple[ApiKey, ...] = ()
+    api_keys_file: str = ""
+    tls: TlsSettings | None = None
     limits: Limits = Limits()
     kafka: KafkaSettings | None = None
     postgres: PostgresSettings | None = None
@@ -67,22 +67,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The keys of these settings.
 
         Raises:
-            ConfigError: a hash is none, or there are no keys and a listener is not on loopback.
+            ConfigError: a hash is none, the file of keys cannot be used, or there are no keys and a listener is not
+            on loopback.
         """
-        for key in self.api_keys:
-            if len(key.sha256) != 64 or set(key.sha256) - set("0123456789abcdef"):
-                raise ConfigError(
-                    f"api_keys: {key.sha256[:12]!r}… is no SHA-256: `helios-collector new-key` prints one"
-                )
-        if self.api_keys:
-            return Keys({key.sha256: frozenset(key.scopes) for key in self.api_keys})
+        file = self.key_file()
+        fixed = grants_of(self.api_keys)
+        is_keyed = bool(fixed or grants_of(file.read()))
         exposed = [address for address in (self.grpc, self.http) if not is_loopback(address)]
-        if exposed:
+        is_mutual = self.tls is not None and bool(self.tls.client_ca_file)
+        if exposed and not is_keyed and not is_mutual:
             raise ConfigError(
-                f"{exposed[0]} can be reached from elsewhere, and there are no api_keys: add one "
-                "(`helios-collector new-key`), or listen on 127.0.0.1"
+                f"{exposed[0]} can be reached from elsewhere, and there are no API keys: make one "
+                "(`helios keys create`), ask for certificates (`tls.client_ca_file`), or listen on 127.0.0.1"
             )
-        return Keys(None)
+        return Keys(fixed if is_keyed else None, file.grants, is_local=not is_mutual)
+
+    def key_file(self) -> KeyFile:
+        """Where `helios keys` keeps them."""
+        return KeyFile(Path(self.api_keys_file) if self.api_keys_file else self.folder / keyfile.NAME)
 
 
 def split(address: str) -> tuple[str, int]:

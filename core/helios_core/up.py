@@ -14,11 +14,13 @@ import structlog
 from helios_core import flow
 from helios_core.clock import US_PER_S, SystemClock
 from helios_core.engines import opened
+from helios_core.errors import ConfigError
 from helios_core.exposed import PATHS, Exposed
 from helios_core.http import serving
 from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.settings import Settings
+from helios_core.tls import Certificate
 
 _DAY_US: Final = 86_400 * US_PER_S
 _ONE_PRESS_S: Final = 1.0  # what starts a process may pass a signal on that the terminal has sent already
@@ -27,11 +29,17 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a running process is reached: `host:port` of each (no gRPC without a collector); `open`: without keys."""
+    """Where a running process is reached, and by whom.
+
+    Attributes:
+        http: the URL of its HTTP server.
+        grpc: `host:port`; empty without a collector.
+        access: who is let in, for people.
+    """
 
     http: str
     grpc: str
-    open: bool
+    access: str
 
 
 async def up(
@@ -65,6 +73,9 @@ async def up(
 async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIterator[tuple[Context, str]]:
     """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
     keys = settings.keys()  # what is not safe is said before anything is opened
+    certificate = Certificate(settings.tls) if settings.tls is not None else None
+    if certificate is not None and watch:
+        raise ConfigError("--watch does not go with `tls`: run `helios-agent` beside it, which has `helios.ca_file`")
     routes = Routes()
     async with opened(settings.folder, settings.kafka, settings.postgres) as engines:
         context = Context(
@@ -75,6 +86,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             collector=asyncio.get_running_loop().create_future(),
             grpc=settings.grpc,
             keys=keys,
+            certificate=certificate,
             limits=settings.limits,
             routes=routes,
             idle_after_us=IDLE_AFTER_US,
@@ -83,8 +95,13 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
         )
         for path in PATHS:
             routes.mount(path, Exposed(keys, context.metrics))
-        async with serving(routes, settings.http) as http:
-            yield context, http
+        async with serving(routes, settings.http, certificate.context if certificate is not None else None) as http:
+            following = asyncio.create_task(certificate.follow()) if certificate is not None else None
+            try:
+                yield context, http
+            finally:
+                if following is not None:
+                    following.cancel()
 
 
 @contextmanager
@@ -116,6 +133,14 @@ async def _tell(context: Context, http: str, ready: Callable[[Listening], object
     grpc = await asyncio.shield(context.collector) if listens else ""
     if context.routes is not None:
         context.routes.settle()  # all have mounted before the collector listens
-    listening = Listening(http, grpc, context.keys.are_open)
-    _log.info("listening", http=http, grpc=grpc, open=listening.open)
+    scheme = "http" if context.certificate is None else "https"
+    listening = Listening(f"{scheme}://{http}", grpc, _access(context))
+    _log.info("listening", http=listening.http, grpc=grpc, access=listening.access)
     ready(listening)
+
+
+def _access(context: Context) -> str:
+    is_mutual = context.certificate is not None and context.certificate.pem.client_ca is not None
+    if context.keys.are_open:
+        return "by certificate" if is_mutual else "open to everyone on this machine (loopback)"
+    return "by certificate and API key" if is_mutual else "by API key"

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from helios import Client, Denied, Event
 from tests.e2e.conftest import stored
 
+HELIOS = [sys.executable, "-c", "from helios_core.cli import cli; cli()"]
 COLLECTOR = [sys.executable, "-c", "from helios_collector.cli import cli; cli()"]
 
 
@@ -118,7 +119,9 @@ def test_a_stop_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
-    made = subprocess.run([*COLLECTOR, "new-key"], capture_output=True, text=True, check=True).stdout
+    made = subprocess.run(
+        [*HELIOS, "keys", "create", "--print-only"], capture_output=True, text=True, check=True
+    ).stdout
     key = re.search(r"helios_\S+", made)
     assert key is not None
     config = tmp_path / "collector.yaml"
@@ -142,7 +145,7 @@ def test_health_and_reflection(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("grcp: 127.0.0.1:4317", "did you mean 'grpc'?"),
-        ("grpc: 0.0.0.0:4317", "can be reached from elsewhere, and there are no api_keys"),
+        ("grpc: 0.0.0.0:4317", "can be reached from elsewhere, and there are no API keys"),
         ("http: nowhere", "is no address"),
         ("api_keys: [{sha256: abc}]", "is no SHA-256"),
     ],

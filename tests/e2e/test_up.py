@@ -25,7 +25,7 @@ from prometheus_client import parser
 
 from tests.e2e.conftest import COMMAND, stored
 from tests.e2e.test_agent import AGENT, PLAIN, lines
-from tests.e2e.test_collector import COLLECTOR
+from tests.e2e.test_collector import HELIOS
 
 ANY = "127.0.0.1:0"
 SEND_AGAIN = {429, 502, 503, 504}  # docs/contract.md
@@ -479,7 +479,7 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder.mkdir(mode=0o500)
     words = ("--data-dir", folder / "data", "--http", ANY, "--grpc", ANY)
     said = refused(tmp_path, *words, command=[sys.executable, "-c", AS_NOBODY])
-    assert f"{folder / 'data'} cannot be used: Permission denied; choose another directory" in said
+    assert f"{folder / 'data'}/api-keys.yaml cannot be read: Permission denied; choose another directory" in said
 
 
 @pytest.mark.slow
@@ -488,8 +488,8 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     [
         ("datadir: x", "did you mean 'data_dir'?"),
         ("api_keys: [{sha265: x}]", "did you mean 'sha256'?"),
-        ("http: 0.0.0.0:8080", "can be reached from elsewhere, and there are no api_keys"),
-        ("grpc: '[::]:4317'", "can be reached from elsewhere, and there are no api_keys"),
+        ("http: 0.0.0.0:8080", "can be reached from elsewhere, and there are no API keys"),
+        ("grpc: '[::]:4317'", "can be reached from elsewhere, and there are no API keys"),
         ("http: '8080'", "'8080' is no address: host:port"),
     ],
 )
@@ -501,7 +501,9 @@ def test_a_bad_configuration_is_one_sentence(tmp_path: Path, text: str, message:
 
 @pytest.mark.slow
 def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
-    made = subprocess.run([*COLLECTOR, "new-key"], capture_output=True, text=True, check=True).stdout
+    made = subprocess.run(
+        [*HELIOS, "keys", "create", "--print-only"], capture_output=True, text=True, check=True
+    ).stdout
     key = _found(r"(helios_\S+)", made)
     (tmp_path / "up.yaml").write_text(made)
     (tmp_path / "own.log").write_text(lines(0, 40, "ERROR"))  # the first error is shipped at once
@@ -518,6 +520,28 @@ def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
         # The agent of the same process needs none of the file's.
         until(lambda: running.events_of("shop") == 40, 30)
         assert running.events_of("web") == 1
+
+
+@pytest.mark.slow
+def test_a_key_that_is_made_or_revoked_counts_while_it_runs(tmp_path: Path) -> None:
+    def keys(*words: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*HELIOS, "keys", *words, "--data-dir", "data"], capture_output=True, cwd=tmp_path, check=True
+        )
+        return json.loads(done.stdout) if "--json" in words else {}
+
+    with up(tmp_path, "--data-dir", "data") as running:
+        assert running.post(event(0)).status_code == 202
+        one, other = (keys("create", "--json") for _ in range(2))
+        until(lambda: running.post(event(1)).status_code == 401, 10)
+        assert running.post(event(2), key=one["key"]).status_code == 202
+        keys("revoke", one["id"])
+        until(lambda: running.post(event(3), key=one["key"]).status_code == 401, 10)
+        assert running.post(event(4), key=other["key"]).status_code == 202
+        keys("revoke", other["id"])  # the last: it does not become open again
+        until(lambda: running.post(event(5), key=other["key"]).status_code == 401, 10)
+        assert running.post(event(6)).status_code == 401
+    assert other["key"] not in (tmp_path / "data" / "api-keys.yaml").read_text()
 
 
 @pytest.mark.slow

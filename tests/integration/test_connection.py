@@ -31,12 +31,12 @@ from helios_core.bus.memory import MemoryBus
 from helios_core.clock import SystemClock
 from helios_core.config import Secret
 from helios_core.errors import ConfigError
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 
 pki = tls.pki
 spool = shipping_tests.spool
 with_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="install the command `openssl` to run it")
-KEYS = Keys({hash_of("good"): frozenset({Scope.INGEST}), hash_of("reads"): frozenset({Scope.READ})})
+KEYS = Keys({hash_of("good"): Grant(frozenset({Scope.INGEST})), hash_of("reads"): Grant(frozenset({Scope.READ}))})
 DENIED = {Status.UNAUTHENTICATED, Status.PERMISSION_DENIED, Status.UNIMPLEMENTED, Status.FAILED_PRECONDITION}
 
 

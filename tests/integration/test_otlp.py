@@ -53,7 +53,7 @@ from helios_core.clock import SystemClock
 from helios_core.errors import BusUnavailable
 from helios_core.features import CORE_7, Expected
 from helios_core.http import serving
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import EventRecord
 from helios_core.routes import Routes
 from helios_core.service import Context
@@ -334,7 +334,7 @@ async def test_the_exporters_send_again_what_could_not_be_taken(
 
 @pytest.mark.parametrize("transport", ["grpc", "http"])
 async def test_the_exporters_do_not_repeat_what_is_refused(tmp_path: Path, transport: str) -> None:
-    keys = Keys({hash_of("in"): frozenset({Scope.INGEST})})
+    keys = Keys({hash_of("in"): Grant(frozenset({Scope.INGEST}))})
     async with collector(tmp_path, keys=keys) as site:
         for key, result in (("wrong", "FAILURE"), ("in", "SUCCESS")):
             with exporters(site, transport, headers={"x-api-key": key}, timeout=20) as made:
@@ -427,7 +427,7 @@ async def test_a_fault_in_reading_a_request_is_unavailable_too(tmp_path: Path, m
 
 
 async def test_keys(tmp_path: Path) -> None:
-    keys = Keys({hash_of("in"): frozenset({Scope.INGEST}), hash_of("see"): frozenset({Scope.METRICS})})
+    keys = Keys({hash_of("in"): Grant(frozenset({Scope.INGEST})), hash_of("see"): Grant(frozenset({Scope.METRICS}))})
     refused, denied = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
     async with collector(tmp_path, keys=keys) as site:
         for metadata, code in (

@@ -29,7 +29,7 @@ from helios_core.bus.base import Received, Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import SystemClock
 from helios_core.errors import BusUnavailable
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import Event, Level
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta
@@ -478,7 +478,7 @@ async def test_another_version_of_the_contract_is_refused(spool: Spool, monkeypa
 )
 async def test_without_the_right_key_it_is_refused(spool: Spool, key: str, reason: str) -> None:
     bus = Site()
-    keys = Keys({hash_of("good"): frozenset({Scope.INGEST}), hash_of("reads"): frozenset({Scope.READ})})
+    keys = Keys({hash_of("good"): Grant(frozenset({Scope.INGEST})), hash_of("reads"): Grant(frozenset({Scope.READ}))})
     fill(spool, Cutter(AGENT, "host-1"), 5)
     async with collector(bus, keys=keys) as port:
         async with shipping(spool, port, key=key) as (_, _drain, running):

@@ -8,6 +8,7 @@ import click
 
 from helios_core import log
 from helios_core.cli.db import db_command
+from helios_core.cli.keys import keys_command
 from helios_core.cli.learn import learn_command
 from helios_core.cli.replay import replay_command
 from helios_core.cli.topics import topics_command
@@ -52,6 +53,7 @@ def cli(log_level: str, log_json: bool) -> None:
 
 
 cli.add_command(db_command)
+cli.add_command(keys_command)
 cli.add_command(learn_command)
 cli.add_command(replay_command)
 cli.add_command(topics_command)

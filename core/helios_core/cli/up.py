@@ -31,8 +31,8 @@ def up_command(
     """Run everything in one process: collector, detector, reporter and console.
 
     Nothing is needed beside it; all is kept in the data directory. Ctrl-C stops cleanly and loses
-    nothing. On loopback it is open to whoever is on this machine; any other address needs API keys in
-    the configuration (`helios-collector new-key` makes one).
+    nothing. On loopback it is open to whoever is on this machine, until there are API keys; any other
+    address needs them (`helios keys create`).
 
     \b
     Try it:
@@ -63,8 +63,8 @@ def _matched(pattern: str) -> str:
 
 
 def _say(listening: Listening) -> None:
-    click.echo(f"console   http://{listening.http}/")
-    click.echo(f"events    POST http://{listening.http}/api/v1/events")
+    click.echo(f"console   {listening.http}/")
+    click.echo(f"events    POST {listening.http}/api/v1/events")
     click.echo(f"agents    {listening.grpc} (helios-agent, helios.Client)")
-    click.echo("access    open to everyone on this machine (loopback)" if listening.open else "access    by API key")
+    click.echo(f"access    {listening.access}")
     click.echo("Ctrl-C stops.")

@@ -22,13 +22,13 @@ from helios_core.batches import BatchId
 from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import OVERFLOW_SERVICE
 
 S = 1_000_000
 NOW_US = 1_772_409_600 * S
 AGENT = b"0123456789abcdef"
-INGEST = frozenset({Scope.INGEST})
+INGEST = Grant(frozenset({Scope.INGEST}))
 KEYS = Keys({hash_of("one"): INGEST, hash_of("two"): INGEST})
 
 

@@ -18,7 +18,7 @@ from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
 from helios_core.exposed import PATHS, Exposed
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import Event, Level
 from helios_core.routes import Routes
 
@@ -177,7 +177,7 @@ async def test_a_bus_that_is_full_says_when_to_come_back(monkeypatch: pytest.Mon
     assert "full" in answer.json()["error"]
 
 
-KEYS = Keys({hash_of("in"): frozenset({Scope.INGEST}), hash_of("see"): frozenset({Scope.METRICS})})
+KEYS = Keys({hash_of("in"): Grant(frozenset({Scope.INGEST})), hash_of("see"): Grant(frozenset({Scope.METRICS}))})
 
 
 @pytest.mark.parametrize(

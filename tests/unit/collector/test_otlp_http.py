@@ -38,7 +38,7 @@ from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
 from helios_core.exposed import Exposed
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import OVERFLOW_SERVICE, Event, Level, MetricSample, Signal
 from helios_core.routes import Routes
 
@@ -587,7 +587,7 @@ async def test_other_paths() -> None:
 
 # --- who may -----------------------------------------------------------------------------------------
 
-KEYS = Keys({hash_of("in"): frozenset({Scope.INGEST}), hash_of("see"): frozenset({Scope.METRICS})})
+KEYS = Keys({hash_of("in"): Grant(frozenset({Scope.INGEST})), hash_of("see"): Grant(frozenset({Scope.METRICS}))})
 
 
 @pytest.mark.parametrize("form", [PROTOBUF, JSON])

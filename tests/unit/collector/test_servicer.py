@@ -17,7 +17,7 @@ from helios_core.bus.base import Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import MAX_EVENT_BYTES, Event
 
 NOW = 1_772_409_600_000_000
@@ -118,7 +118,7 @@ async def test_without_a_bus_it_is_to_be_sent_again() -> None:
 )
 async def test_without_the_right_key_nothing_is_taken(key: str, code: grpc.StatusCode) -> None:
     bus = Site()
-    keys = Keys({hash_of("reads"): frozenset({Scope.READ})})
+    keys = Keys({hash_of("reads"): Grant(frozenset({Scope.READ}))})
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
     async with served(bus, keys) as stub:
         with pytest.raises(aio.AioRpcError) as raised:

@@ -18,7 +18,7 @@ import helios_core.up
 from helios_core import flow
 from helios_core.datadir import DataDir
 from helios_core.errors import ConfigError, DataDirError, HeliosError
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.routes import HttpScope, Receive, Send, respond
 from helios_core.service import IDLE_AFTER_US, Context, Run
 from helios_core.settings import ApiKey, Settings
@@ -89,7 +89,7 @@ async def test_an_address_that_others_reach_needs_keys(tmp_path: Path, log: Log,
     with pytest.raises(ConfigError) as raised:
         await up(settings(folder, **{name: address}), ["collector"])
     assert address in str(raised.value)
-    assert "api_keys" in str(raised.value)
+    assert "helios keys create" in str(raised.value)
     assert not folder.exists()
     assert log == []
 
@@ -99,7 +99,7 @@ async def test_a_key_that_is_no_hash_is_refused_without_being_shown(tmp_path: Pa
     with pytest.raises(ConfigError) as raised:
         await up(settings(tmp_path, api_keys=(ApiKey(secret),)), ["collector"])
     assert secret not in str(raised.value)
-    assert "new-key" in str(raised.value)
+    assert "helios keys create" in str(raised.value)
 
 
 async def test_with_keys_any_address_is_taken(tmp_path: Path, log: Log) -> None:
@@ -184,9 +184,9 @@ async def test_the_first_signal_drains(tmp_path: Path, log: Log, number: signal.
     running = asyncio.create_task(up(settings(tmp_path), ["collector"], ready=said.append))
     await until(lambda: bool(said))
     (listening,) = said
-    assert (listening.grpc, listening.open) == ("127.0.0.1:4317", True)
+    assert (listening.grpc, listening.access[:4]) == ("127.0.0.1:4317", "open")
     async with httpx.AsyncClient() as client:
-        assert (await client.get(f"http://{listening.http}/")).status_code == 404
+        assert (await client.get(f"{listening.http}/")).status_code == 404
     signal.raise_signal(number)
     await asyncio.wait_for(running, 5)
     assert log == ["quick starts", "quick drains"]
@@ -242,7 +242,7 @@ async def test_a_process_serves_what_is_mounted_and_knows_idle_sources(tmp_path:
 
 
 def test_an_own_key_is_good_for_sending_and_for_nothing_else() -> None:
-    given = {hash_of("k"): frozenset({Scope.READ})}
+    given = {hash_of("k"): Grant(frozenset({Scope.READ}))}
     keys = Keys(given)
     own = keys.own()
     assert len(own) >= 32
@@ -254,26 +254,26 @@ def test_an_own_key_is_good_for_sending_and_for_nothing_else() -> None:
         assert fault is not None
         assert fault.known
     assert keys.fault("Bearer k", "", Scope.READ) is None
-    assert given == {hash_of("k"): frozenset({Scope.READ})}
+    assert given == {hash_of("k"): Grant(frozenset({Scope.READ}))}
     assert not keys.are_open
 
 
 def test_each_process_has_another_own_key() -> None:
-    given = {hash_of("k"): frozenset({Scope.READ})}
+    given = {hash_of("k"): Grant(frozenset({Scope.READ}))}
     one, other = Keys(given), Keys(given)
     assert one.own() != other.own()
     assert other.fault(f"Bearer {one.own()}", "", Scope.INGEST) is not None
 
 
-def test_where_everything_is_open_there_is_no_own_key() -> None:
+def test_where_everything_is_open_every_key_is_taken() -> None:
     keys = Keys(None)
-    assert keys.own() == ""
     assert keys.are_open
+    assert keys.fault(f"Bearer {keys.own()}", "", Scope.ADMIN) is None
     assert keys.fault("", "", Scope.ADMIN) is None
 
 
 def test_a_key_that_was_never_made_is_not_known() -> None:
-    keys = Keys({hash_of("k"): frozenset({Scope.INGEST})})
+    keys = Keys({hash_of("k"): Grant(frozenset({Scope.INGEST}))})
     for wrong in ("", "x", "k ", " ", hash_of("k")):
         fault = keys.fault("", wrong, Scope.INGEST)
         assert fault is not None

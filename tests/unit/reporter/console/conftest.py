@@ -18,7 +18,7 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.records import slice_record
 from helios_core.service import Context
 from helios_core.store.base import SliceWrite
@@ -63,7 +63,7 @@ def make_console(store: SqliteStore, bus: MemoryBus, clock: EventClock, parts: d
     """A console; with `keyed` it needs a key."""
 
     def make(*, keyed: bool = False) -> Console:
-        scopes = {hash_of(KEY): frozenset({Scope.READ}), hash_of("ingest"): frozenset({Scope.INGEST})}
+        scopes = {hash_of(KEY): Grant(frozenset({Scope.READ})), hash_of("ingest"): Grant(frozenset({Scope.INGEST}))}
         return Console(bus=bus, store=store, clock=clock, keys=Keys(scopes if keyed else None), parts=lambda: parts)
 
     return make

@@ -17,7 +17,7 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock, SystemClock
-from helios_core.keys import Keys, Scope, hash_of
+from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import Level
 from helios_core.service import Context
 from helios_core.store.base import SliceWrite
@@ -34,7 +34,7 @@ class Site:
 
     def __init__(self, folder: Path, *, keyed: bool = False) -> None:
         self._folder = folder
-        self._keys = Keys({hash_of("the-key"): frozenset({Scope.READ})} if keyed else None)
+        self._keys = Keys({hash_of("the-key"): Grant(frozenset({Scope.READ}))} if keyed else None)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="site", daemon=True)
         self.now_us = SystemClock().now_us()
