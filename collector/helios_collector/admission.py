@@ -31,11 +31,13 @@ class Busy(BusUnavailable):
 
     Attributes:
         retry_after_s: when to try again.
+        reason: of those that refusals are counted by.
     """
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float, reason: str) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class RateLimited(HeliosError):
@@ -62,6 +64,7 @@ class Breaker:
         self._pause_s = 0.0
         self._until_s = 0.0
         self._is_trying = False
+        self._turns = 0  # how often it has opened or closed
         self._why = ""
 
     @property
@@ -72,30 +75,40 @@ class Breaker:
         """Busy when nobody may try now."""
         left_s = self._until_s - self._now_s()
         if self.is_open and (left_s > 0 or self._is_trying):
-            spread = random.uniform(1, 1.5)  # noqa: S311 - no secret: not all shall come back at once
-            raise Busy(f"nothing is taken now: {self._why}", max(left_s, _FIRST_PAUSE_S) * spread)
+            raise self._busy(f"nothing is taken now: {self._why}")
 
     @contextmanager
     def trying(self) -> Iterator[None]:
         """Around a publish; learns from how it ends."""
         self.check()
         is_probe = self._is_trying = self.is_open
+        turn = self._turns
         try:
             yield
         except BusUnavailable as error:
             self._why = str(error)
-            if is_probe or not self.is_open:  # what was under way when it opened says nothing new
+            if turn == self._turns:  # what began before it opened, or closed, says nothing new
                 self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
                 self._until_s = self._now_s() + self._pause_s
+                self._turned()
                 _log.warning("bus_unavailable", error=self._why, nothing_is_taken_for_s=self._pause_s)
-            raise
+            raise self._busy(self._why) from error
         else:
             if self.is_open:
+                self._pause_s = 0.0
+                self._turned()
                 _log.info("bus_available_again")
-            self._pause_s = 0.0
         finally:
-            if is_probe:
+            if is_probe and turn == self._turns:
                 self._is_trying = False
+
+    def _turned(self) -> None:
+        self._turns += 1
+        self._is_trying = False
+
+    def _busy(self, message: str) -> Busy:
+        spread = random.uniform(1, 1.5)  # noqa: S311 - no secret: not all shall come back at once
+        return Busy(message, max(self._until_s - self._now_s(), _FIRST_PAUSE_S) * spread, "bus")
 
 
 class Rates:
@@ -143,6 +156,16 @@ class Visit:
         self._admission = admission
         self._client = client
         self.held = 0
+        self._came = 0
+
+    def receive(self, n_bytes: int) -> None:
+        """So much of it has come.
+
+        Raises:
+            Busy: see `hold`.
+        """
+        self.hold(n_bytes)
+        self._came += n_bytes
 
     def hold(self, n_bytes: int) -> None:
         """It takes so much more memory, until it is over.
@@ -152,9 +175,9 @@ class Visit:
         """
         self._admission.hold(self, n_bytes)
 
-    def spend(self, events: int, n_bytes: int) -> None:
-        """What it was, for the rate of its client."""
-        self._admission.rates.spend(self._client, events, n_bytes)
+    def spend(self, events: int) -> None:
+        """What it was, beside the bytes that came, for the rate of its client."""
+        self._admission.rates.spend(self._client, events, self._came)
 
 
 class Admission:
@@ -207,13 +230,17 @@ class Admission:
         """See `Visit.hold`."""
         with self._counting():
             if self._held - visit.held >= self._max_bytes:
-                raise Busy(f"requests of {self._held} bytes are under way, and there is no room for more", _FULL_S)
+                raise Busy(
+                    f"requests of {self._held} bytes are under way, and there is no room for more", _FULL_S, "memory"
+                )
         visit.held += n_bytes
         self._held += n_bytes
         self._telemetry.pending.set(self._held)
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """As `Bus.publish`; Busy, at once, while the bus is away."""
+        """As `Bus.publish`; Busy, at once, while the bus is away. Nothing is always published."""
+        if not records:
+            return
         try:
             with self._counting(), self._breaker.trying():
                 await self._bus.publish(records)
@@ -228,6 +255,6 @@ class Admission:
         except RateLimited:
             self._telemetry.refused.labels("rate").inc()
             raise
-        except Busy:
-            self._telemetry.refused.labels("bus" if self._breaker.is_open else "memory").inc()
+        except Busy as error:
+            self._telemetry.refused.labels(error.reason).inc()
             raise

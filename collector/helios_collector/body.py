@@ -10,7 +10,7 @@ from gzip import GzipFile
 from io import BytesIO
 from typing import Final, TypeVar
 
-from helios_collector.admission import Visit
+from helios_collector.admission import Busy, Visit
 from helios_core.errors import WireError
 from helios_core.routes import Receive
 
@@ -99,14 +99,14 @@ async def read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: 
         visit: holds what has come of it.
 
     Raises:
-        BodyError: it is too large, does not come in time, or its client has gone.
-        Busy: there is no room for it.
+        BodyError: it is too large, or its client has gone.
+        Busy: there is no room for it, or it does not come in time.
     """
     try:
         async with asyncio.timeout(_BODY_S):
             return await _read(headers, receive, gate, visit)
     except TimeoutError as error:
-        raise BodyError(f"the body did not come within {_BODY_S:g} s", 408) from error
+        raise Busy(f"the body did not come within {_BODY_S:g} s", 1.0, "slow") from error
 
 
 async def _read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: Visit) -> bytes:
@@ -125,7 +125,7 @@ async def _read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit:
         size += len(part)
         if size > MAX_BODY_BYTES:
             raise BodyError(f"a body of more than {MAX_BODY_BYTES} bytes: send less at once", 413)
-        visit.hold(len(part))
+        visit.receive(len(part))
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -25,7 +25,9 @@ _log = structlog.get_logger(__name__)
 
 def retry_after_s(error: Exception) -> float:
     """When to make the call again."""
-    return error.retry_after_s if isinstance(error, Busy | RateLimited) else _RETRY_AFTER_S
+    if isinstance(error, Busy | RateLimited):
+        return ceil(error.retry_after_s * 1_000) / 1_000  # milliseconds are told, and less would be too soon
+    return _RETRY_AFTER_S
 
 
 def http_answer(error: Exception, telemetry: Telemetry) -> tuple[int, str, list[tuple[bytes, bytes]]]:

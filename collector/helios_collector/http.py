@@ -91,7 +91,8 @@ class HttpIngest:
             if self._gate.is_closed():
                 return _STOPPING
             data = plain(body, headers.get("content-encoding", "").strip().lower())
-            visit.hold(len(data))
+            if data is not body:
+                visit.hold(len(data))
             return await self._events(headers, data, client, visit)
 
     async def _events(self, headers: dict[str, str], data: bytes, client: str, visit: Visit) -> Answer:
@@ -126,7 +127,7 @@ class HttpIngest:
         with self._gate.passing():
             await self._admission.publish(records)
         accepted = sum(map(len, by_service.values()))
-        visit.spend(accepted + len(errors), len(data))
+        visit.spend(accepted + len(errors))
         self._telemetry.events_accepted.labels("http").inc(accepted)
         self._telemetry.events_rejected.labels("http").inc(len(errors))
         status = 202 if accepted or not errors else 400

@@ -64,9 +64,9 @@ class Ingest:
             return response
         try:
             with self._admission.entered(client) as visit:
-                visit.hold(len(request.batch))
+                visit.receive(len(request.batch))
                 await self._admission.publish(self._records(request, response))
-                visit.spend(0, len(request.batch))
+                visit.spend(0)
         except (BusUnavailable, RateLimited) as error:
             del response.rejected[:]
             self._telemetry.batches.labels("retry").inc()

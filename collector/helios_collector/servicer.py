@@ -107,7 +107,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         for service, events in by_service.items():
             records += event_records(EventRecord(service, now_us, events))
         await self._admission.publish(records)
-        visit.spend(len(request.events), visit.held)
+        visit.spend(len(request.events))
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)
         self._telemetry.events_rejected.labels("grpc").inc(len(response.rejected))
@@ -128,7 +128,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         client = await self._client(context)
         await self._refuse_when_stopping(context)
         with self._admission.entered(client) as visit:
-            visit.hold(n_bytes)
+            visit.receive(n_bytes)
             yield client, visit
 
     async def _client(self, context: _Context) -> str:

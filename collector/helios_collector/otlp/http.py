@@ -40,6 +40,7 @@ class OtlpHttp:
         self._keys = keys
         self._gate = gate
         self._telemetry = telemetry
+        self._unpacking = asyncio.Lock()  # what unpacks is not known to be small before it is there
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """Errors are a google.rpc.Status in the encoding of the request, as the protocol wants it."""
@@ -87,8 +88,10 @@ class OtlpHttp:
                 raise BusUnavailable("the collector is stopping")
             encoding = headers.get("content-encoding", "").strip().lower()
             with self._gate.passing():
-                data = await asyncio.to_thread(plain, body, encoding)
-                visit.hold(len(data))
+                async with self._unpacking:
+                    data = await asyncio.to_thread(plain, body, encoding)
+                    if data is not body:
+                        visit.hold(len(data))
                 request = await asyncio.to_thread(_request, kind, data, form)
                 response: Message = await self._receiver.take(kind, request, client, visit)
             return response

@@ -104,7 +104,7 @@ class Receiver:
         names = {service: self._names.under(service, client) for service in dict.fromkeys(services)}
         records = await asyncio.to_thread(_records, kind, made, names, now_us)
         await self._admission.publish(records)
-        visit.spend(made.taken + len(made.rejected), visit.held)
+        visit.spend(made.taken + len(made.rejected))
         self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
         self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
         self._telemetry.otlp_passed_over.inc(made.passed_over)

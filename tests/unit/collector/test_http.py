@@ -173,7 +173,7 @@ async def test_a_bus_that_is_full_says_when_to_come_back(monkeypatch: pytest.Mon
     monkeypatch.setattr(site.bus, "publish", full)
     answer = await site.post(GOOD)
     assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["retry-after"] in ("1", "2")
     assert "full" in answer.json()["error"]
 
 
@@ -252,5 +252,5 @@ async def test_a_fault_of_ours_is_to_be_sent_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(site.bus, "publish", broken)
     answer = await site.post(GOOD)
     assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["retry-after"] in ("1", "2")
     assert "ZeroDivisionError" in answer.json()["error"]
