@@ -33,6 +33,10 @@ _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.METRICS, Topic.ANOMALY_ALER
 _MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
+_ROLL_EVERY_S: Final = 5.0
+_SETTLED_US: Final = 65 * US_PER_S  # a minute, and what its last window takes to come
+_ROLLED_AT_ONCE: Final = 50  # minutes of services: SQLite's thread writes, too
+_ROLLUPS_KEPT: Final = {60: 2, 300: 6, 3_600: 24}  # times as long as what they were added up from
 _log = structlog.get_logger(__name__)
 
 
@@ -53,7 +57,8 @@ class StoreWriter:
         bus, store: from where to where.
         telemetry: what it counts.
         clock: what retention goes by.
-        retention_us: how long the store keeps what it writes; None keeps everything.
+        retention_us: how long the store keeps what it writes; None keeps everything, and rolls nothing up: who
+            reads does without rollups until somebody does.
     """
 
     def __init__(
@@ -75,7 +80,10 @@ class StoreWriter:
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
         consumer = await until_available(partial(self._bus.subscribe, GROUP, _TOPICS))
+        rolling: asyncio.Task[None] | None = None
         try:
+            if self._retention_us is not None:
+                rolling = asyncio.create_task(self._roll_up())
             decoded = await self._read(consumer, drain)
             while decoded is not None:
                 following = asyncio.create_task(self._read(consumer, drain))  # while the store works
@@ -92,7 +100,21 @@ class StoreWriter:
                 unwritten = len(decoded.received) if decoded is not None else 0
                 self._telemetry.lag.set(unwritten + await until_available(consumer.lag))
         finally:
+            if rolling is not None:
+                rolling.cancel()
+                await asyncio.wait([rolling])
             await consumer.close()
+
+    async def _roll_up(self) -> None:
+        """What is old enough to have come from most, every few seconds."""
+        while True:
+            await asyncio.sleep(_ROLL_EVERY_S)
+            until_us = self._clock.now_us() - _SETTLED_US
+            try:
+                while await until_available(partial(self._store.roll_up, until_us, _ROLLED_AT_ONCE)):
+                    pass
+            except (ArithmeticError, ValueError) as error:  # charts go on without; what is marked stays marked
+                _log.error("rollups_failed", error=str(error))
 
     async def _read(self, consumer: Consumer, drain: asyncio.Event) -> _Decoded | None:
         """The next records; None when there are no more and there shall be none."""
@@ -110,6 +132,10 @@ class StoreWriter:
             self._pruned_us = now_us
             before_us = now_us - self._retention_us
             await until_available(partial(self._store.prune, before_us))
+            for step_s, times in _ROLLUPS_KEPT.items():
+                parameters = {"step_s": step_s, "before_us": now_us - times * self._retention_us}
+                pruned = Statement("prune_rollups", parameters)
+                await until_available(partial(self._store.transact, [pruned]))
             _log.info("store_pruned", before_us=before_us)
 
     async def _write(self, decoded: _Decoded) -> None:

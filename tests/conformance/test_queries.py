@@ -32,6 +32,7 @@ pytestmark = pytest.mark.engines
 # What each engine does in its own way, inside of `apply` and `prune`.
 ONLY_SQLITE: Final = {
     *("event_hash", "ledger_state", "position", "oldest_time"),
+    *("pending_minutes", "pending_of", "delete_pending", "touch_rollup"),
     *("insert_event", "insert_metric", "insert_window", "insert_window_template"),
     *("upsert_ledger", "upsert_position", "upsert_template"),
     *("prune_anomalies", "prune_events", "prune_metrics"),
@@ -40,6 +41,7 @@ ONLY_SQLITE: Final = {
 ONLY_POSTGRES: Final = {
     *("event_hashes", "claim_ledgers", "ledger_states", "claim_positions", "positions", "schema_version"),
     *("make_days", "prune", "save_ledger", "save_position", "upsert_templates"),
+    *("claim_pending", "claim_pending_of", "claim_all_pending", "lock_rollups", "touch_rollups"),
 }
 STATEMENTS: Final = {"upsert_anomaly", "upsert_incident", "upsert_report", "delete_incident", "delete_reports"}
 
@@ -74,9 +76,14 @@ TEMPLATES: Final = tuple(f"no item <*> in «{name}»" for name in ("a", "B", "é
 TIES: Final = {
     "window_rows_of_service": "start_us",
     "window_counts_of_service": "start_us",
+    "rollup_counts_of_service": "start_us",
     "samples_of_template": "time_us",
     "traces_of_service": None,
 }
+
+
+# Of the rolling up, which test_rollups.py checks.
+ROLLING: Final = {"windows_of_minutes", "rollups_of_buckets", "upsert_rollup", "prune_rollups", "advance_raw_from"}
 
 
 def of_services(**more: Any) -> list[dict[str, Any]]:
@@ -115,6 +122,9 @@ CALLS: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "incidents_to_know": [{"limit": limit} for limit in LIMITS],
     "report": [{"incident_id": incident_id(number)} for number in range(INCIDENTS)] + [{"incident_id": "none"}],
+    "raw_from": [{}],
+    "rollup_counts_of_service": of_services(step_s=60) + of_services(step_s=3_600),
+    "rollup_reach": [{"service": name} for name in NAMES],
     "samples_of_template": [
         {**parameters, "template_id": template_id, "limit": limit}
         for parameters in of_services()
@@ -145,7 +155,7 @@ def test_no_query_is_missing_in_an_engine() -> None:
 
 
 def test_every_query_is_asked_here() -> None:
-    assert set(CALLS) | STATEMENTS == set(helios_sql.query_names("sqlite")) - ONLY_SQLITE
+    assert set(CALLS) | STATEMENTS | ROLLING == set(helios_sql.query_names("sqlite")) - ONLY_SQLITE
 
 
 def deltas(rng: random.Random) -> Iterator[WindowDelta]:
@@ -260,6 +270,8 @@ async def fill(store: Store) -> None:
             await store.apply(made[start : start + 100])
     await store.transact(changes)
     await store.transact(changes)
+    for _ in range(3):  # and some is left
+        await store.roll_up(T0 + 3 * HOUR, 100)
 
 
 @pytest.fixture(scope="module", params=["plain", "timescale"])

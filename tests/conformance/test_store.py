@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.engines.fixtures import fresh_database
 
 import helios_sql
 from helios_core import wire
@@ -18,37 +16,12 @@ from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.model import Event, EventRecord, Level, MetricSample
 from helios_core.store.base import EventsWrite, Outcome, SliceWrite, Statement, Store
 from helios_core.store.ledger import Verdict
-from helios_core.store.postgres.migrate import migrate
-from helios_core.store.postgres.settings import PostgresSettings
-from helios_core.store.postgres.store import PostgresStore
 from helios_core.store.rows import delta_of_row, unsigned64
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta, deltas_of, merge_all
 
 AGENT = b"0123456789abcdef"
 EVENTS = Partition(Topic.EVENTS, 0)
-
-
-REAL = pytest.mark.engines
-
-
-@pytest.fixture(
-    params=["memory", "sqlite", pytest.param("postgres", marks=REAL), pytest.param("timescale", marks=REAL)]
-)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store
-    if request.param in ("memory", "sqlite"):
-        made = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "store.db")
-        yield made
-        await made.close()
-        return
-    server = request.getfixturevalue("postgres")
-    async with fresh_database(server, timescale=request.param == "timescale") as dsn:
-        settings = PostgresSettings(dsn)
-        await migrate(settings)
-        made = await PostgresStore.open(settings)
-        yield made
-        await made.close()
 
 
 def delta(start_s: int, events: int, service: str = "cart") -> WindowDelta:

@@ -30,6 +30,7 @@ class Applying:
         places: the partitions of raw events and metrics, whose positions decide about records.
         event_ids: of the raw events that carry an id of their sender.
         windows, templates, events, metrics: what is to be inserted.
+        late: windows from before the time of which windows are kept, for the rollups alone.
         ledgers, positions: what is to be saved.
     """
 
@@ -45,15 +46,21 @@ class Applying:
             if event.id
         ]
         self.windows: list[StoredWindow] = []
+        self.late: list[StoredWindow] = []
         self.templates: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.metrics: list[dict[str, Any]] = []
         self.ledgers: dict[LedgerKey, Ledger] = {}
         self.positions: dict[Place, int] = {}
         self._hashes: dict[EventId, bytes] = {}
+        self._raw_from_us = 0
 
     def run(
-        self, ledgers: Mapping[LedgerKey, bytes], positions: Mapping[Place, int], hashes: Mapping[EventId, bytes]
+        self,
+        ledgers: Mapping[LedgerKey, bytes],
+        positions: Mapping[Place, int],
+        hashes: Mapping[EventId, bytes],
+        raw_from_us: int = 0,
     ) -> list[Outcome]:
         """Decides about all writes, in their order.
 
@@ -61,12 +68,14 @@ class Applying:
             ledgers: the saved states, of those keys that have any.
             positions: the next offsets, of those places that have any.
             hashes: the content hashes of those events that are stored.
+            raw_from_us: from when on windows are kept.
         """
         for key in self.ledger_keys:
             state = ledgers.get(key)
             self.ledgers[key] = Ledger() if state is None else Ledger.from_bytes(state)
         self.positions = {place: positions.get(place, 0) for place in self.places}
         self._hashes = dict(hashes)
+        self._raw_from_us = raw_from_us
         return list(map(self._one, self._writes))
 
     def _one(self, write: Write) -> Outcome:
@@ -113,8 +122,10 @@ class Applying:
         return Outcome(Verdict.APPLIED, duplicates, conflicts)
 
     def _take(self, stored: StoredSlice) -> None:
-        self.windows += stored.windows
-        self.templates += map(rows.template_row, stored.templates)
+        for window in stored.windows:
+            (self.windows if window.start_us >= self._raw_from_us else self.late).append(window)
+        kept = (template for template in stored.templates if template.start_us >= self._raw_from_us)
+        self.templates += map(rows.template_row, kept)
 
 
 def _ledger_key(write: SliceWrite) -> LedgerKey:

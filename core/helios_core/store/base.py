@@ -102,8 +102,21 @@ class Store(Protocol):
         """
         ...
 
+    async def roll_up(self, until_us: int, limit: int) -> int:
+        """Brings up to date the rollups of at most `limit` minutes of services that begin before `until_us`.
+
+        Returns:
+            how many there were; 0 when none is left, or others have them at work.
+
+        Raises:
+            StoreUnavailable: none was.
+        """
+        ...
+
     async def prune(self, before_us: int) -> None:
         """Drops what was measured before that time; an adapter may keep the rest of its day.
+
+        What is dropped stays in the rollups; those are dropped by the statement `prune_rollups`.
 
         Raises:
             StoreUnavailable: not all of it is gone; the next call goes on.

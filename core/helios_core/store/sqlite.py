@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ import msgspec
 
 import helios_sql
 from helios_core.errors import StoreMismatch, StoreUnavailable
-from helios_core.store import rows
+from helios_core.store import rolling, rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import Outcome, Row, Statement, Write
 from helios_core.stored import StoredWindow
@@ -23,6 +24,7 @@ _K = TypeVar("_K")
 _ENGINE: Final = "sqlite"
 _PRUNED: Final = ("windows", "window_templates", "events", "metrics", "anomalies")
 _PRUNE_STEP_US: Final = 60_000_000
+_PRUNE_ROLLED: Final = 50
 
 
 class SqliteStore:
@@ -54,14 +56,20 @@ class SqliteStore:
 
     async def query(self, name: str, **parameters: Any) -> list[Row]:
         def run(connection: sqlite3.Connection) -> list[Row]:
-            cursor = connection.execute(helios_sql.query(_ENGINE, name), parameters)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            return [*_rows(connection, name, parameters)]
 
         return await self._on_thread(run)
 
+    async def roll_up(self, until_us: int, limit: int) -> int:
+        return await self._transaction(lambda connection: _roll_up(connection, until_us, limit))
+
     async def prune(self, before_us: int) -> None:
         """A minute of it in each transaction: other work goes on in between."""
+        await self.transact([Statement("advance_raw_from", {"before_us": before_us})])
+        (state,) = await self.query("raw_from")
+        while await self.roll_up(state["raw_from_us"], _PRUNE_ROLLED):
+            pass
+        before_us = min(before_us, state["raw_from_us"])
         while True:
             (row,) = await self.query("oldest_time")
             if row["time_us"] is None or row["time_us"] >= before_us:
@@ -118,7 +126,12 @@ def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Outc
     }
     positions = {place: one("position", topic=place[0], partition=place[1]) for place in applying.places}
     hashes = {id_: one("event_hash", time_us=id_[0], idem_key=id_[1]) for id_ in applying.event_ids}
-    outcomes = applying.run(_known(ledgers), _known(positions), _known(hashes))
+    outcomes = applying.run(_known(ledgers), _known(positions), _known(hashes), one("raw_from"))
+    if applying.late:
+        late = _asked(rolling.minutes_of(applying.late))
+        _take_pending(connection, _rows(connection, "pending_of", late))
+        _drive(connection, rolling.added(applying.late))
+    many("touch_rollup", ({"service": name, "start_us": at} for name, at in rolling.minutes_of(applying.windows)))
     many("insert_window", map(_window, applying.windows))
     many("insert_window_template", applying.templates)
     many("upsert_template", applying.templates)
@@ -127,6 +140,40 @@ def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Outc
     many("upsert_ledger", rows.ledger_rows(applying.ledgers))
     many("upsert_position", rows.position_rows(applying.positions))
     return outcomes
+
+
+def _rows(connection: sqlite3.Connection, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cursor = connection.execute(helios_sql.query(_ENGINE, name), parameters)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _roll_up(connection: sqlite3.Connection, until_us: int, limit: int) -> int:
+    return _take_pending(connection, _rows(connection, "pending_minutes", {"until_us": until_us, "limit": limit}))
+
+
+def _take_pending(connection: sqlite3.Connection, pending: Sequence[Mapping[str, Any]]) -> int:
+    """Rolls up these minutes, which are no longer marked then."""
+    if pending:
+        connection.executemany(helios_sql.query(_ENGINE, "delete_pending"), pending)
+        _drive(connection, rolling.rolled([(row["service"], row["start_us"]) for row in pending]))
+    return len(pending)
+
+
+def _drive(connection: sqlite3.Connection, steps: rolling.Rolling) -> None:
+    with suppress(StopIteration):
+        step = next(steps)
+        while True:
+            found: list[dict[str, Any]] = []
+            if isinstance(step, rolling.Ask):
+                found = _rows(connection, step.query, {**_asked(step.buckets), **step.parameters})
+            else:
+                connection.executemany(helios_sql.query(_ENGINE, "upsert_rollup"), step.rows)
+            step = steps.send(found)
+
+
+def _asked(buckets: Collection[rolling.Bucket]) -> dict[str, str]:
+    return {"buckets": msgspec.json.encode(list(buckets)).decode()}
 
 
 def _window(window: StoredWindow) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from helios_core.wire.events import (
     record_from_bytes,
     record_to_bytes,
 )
+from helios_core.wire.merging import merged_distincts, merged_latencies
 from helios_core.wire.stored import stored_deltas, stored_from_bytes, stored_slice
 from helios_core.wire.windows import (
     delta_from_proto,
@@ -71,6 +72,8 @@ __all__ = [
     "latency_from_proto",
     "latency_to_bytes",
     "latency_to_proto",
+    "merged_distincts",
+    "merged_latencies",
     "metric_from_proto",
     "metric_record_from_bytes",
     "metric_record_to_bytes",

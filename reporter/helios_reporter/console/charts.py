@@ -15,12 +15,15 @@ from helios_core.clock import US_PER_S, rfc3339
 from helios_core.model import Signal
 from helios_core.sketches.latency import LatencyHistogram
 from helios_core.store.base import Row, Store
+from helios_core.store.rolling import STEPS_S
 from helios_core.wire import latency_from_bytes
 from helios_reporter.console.documents import members_of
 
 MAX_POINTS: Final = 720
 MAX_SPAN_US: Final = 31 * 86_400 * US_PER_S
 _STEPS_S: Final = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400)
+# Long spans are shown in steps that there are rollups of: from that span on, that step.
+_COARSE: Final = {12 * 3_600 * US_PER_S: 300 * US_PER_S, 6 * 86_400 * US_PER_S: 3_600 * US_PER_S}
 _LONGEST_BASE_US: Final = 86_400 * US_PER_S
 _PAGE_US: Final = 7_200 * US_PER_S  # of one query: the store's thread also writes
 _SETTLE_US: Final = 3 * US_PER_S  # until the deltas of a window that is over have come
@@ -48,7 +51,9 @@ def choose_step(span_us: int, durations_ms: Sequence[int], wanted_us: int = 0) -
     base_us = lcm(*(duration_ms * 1_000 for duration_ms in durations_ms)) if durations_ms else 10 * US_PER_S
     if base_us > _LONGEST_BASE_US:
         base_us = max(durations_ms) * 1_000
-    least_us = max(wanted_us, base_us, ceil(span_us / (MAX_POINTS - 1)))  # the interval is widened by up to a step
+    coarse_us = max((step_us for long_us, step_us in _COARSE.items() if span_us >= long_us), default=0)
+    # The interval is widened by up to a step.
+    least_us = max(wanted_us, base_us, coarse_us, ceil(span_us / (MAX_POINTS - 1)))
     for step_s in _STEPS_S:
         step_us = step_s * US_PER_S
         if step_us >= least_us and step_us % base_us == 0:
@@ -57,7 +62,7 @@ def choose_step(span_us: int, durations_ms: Sequence[int], wanted_us: int = 0) -
 
 
 def add_rows(buckets: Buckets, rows: Sequence[Row], step_us: int) -> None:
-    """Adds the rows of `window_counts_of_service`."""
+    """Adds the rows of `window_counts_of_service` or `rollup_counts_of_service`."""
     for row in rows:
         key = (row["start_us"] // step_us * step_us, row["signal"])
         counts = buckets.get(key)
@@ -82,7 +87,8 @@ async def service_windows(
     first_us, end_us = from_us // step_us * step_us, ceil(to_us / step_us) * step_us
     buckets: Buckets = {}
     page_us = max(_PAGE_US // step_us, 1) * step_us
-    for page in range(first_us, end_us, page_us):
+    rolled_us = await _add_rollups(store, service, buckets, first_us, end_us, step_us)
+    for page in range(rolled_us, end_us, page_us):
         until_us = min(page + page_us, end_us)
         rows = await store.query("window_counts_of_service", service=service, from_us=page, to_us=until_us)
         await asyncio.to_thread(add_rows, buckets, rows, step_us)
@@ -97,6 +103,21 @@ async def service_windows(
         **answer,
         "shading": await shades(store, service, from_us, to_us),
     }
+
+
+async def _add_rollups(store: Store, service: str, buckets: Buckets, first_us: int, end_us: int, step_us: int) -> int:
+    """Adds what stands in rollups that divide the step; returns from when on windows are to be added."""
+    base_s = next((s for s in sorted(STEPS_S, reverse=True) if step_us % (s * US_PER_S) == 0), 0)
+    if not base_s:
+        return first_us
+    (reach,) = await store.query("rollup_reach", service=service)
+    pending_us = end_us if reach["pending_us"] is None else min(reach["pending_us"], end_us)
+    until_us = max(pending_us // step_us * step_us, first_us)
+    rows = await store.query(
+        "rollup_counts_of_service", service=service, step_s=base_s, from_us=first_us, to_us=until_us
+    )
+    await asyncio.to_thread(add_rows, buckets, rows, step_us)
+    return until_us
 
 
 def _arrays(buckets: Buckets, starts: list[int], step_us: int, reach: Row) -> dict[str, list[Any]]:

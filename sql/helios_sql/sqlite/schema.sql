@@ -22,6 +22,39 @@ CREATE TABLE windows (
 CREATE INDEX windows_service_start ON windows (service, start_us);
 CREATE INDEX windows_start ON windows (start_us);
 
+-- Windows added up over their hosts and over a minute, five minutes and an hour: exact, as windows are.
+CREATE TABLE rollups (
+    step_s             INTEGER NOT NULL,  -- 60, 300 or 3600
+    start_us           INTEGER NOT NULL,
+    service            TEXT    NOT NULL,
+    signal             INTEGER NOT NULL,
+    events             INTEGER NOT NULL,
+    errors             INTEGER NOT NULL,
+    warnings           INTEGER NOT NULL,
+    levels             TEXT    NOT NULL,
+    unparsed           INTEGER NOT NULL,
+    bytes_in           INTEGER NOT NULL,
+    latency_count      INTEGER NOT NULL,
+    latency_sum_us     INTEGER NOT NULL,
+    latency            BLOB,
+    endpoints          BLOB,
+    templates_overflow INTEGER NOT NULL,
+    PRIMARY KEY (service, step_s, start_us, signal)
+) WITHOUT ROWID;
+CREATE INDEX rollups_step_start ON rollups (step_s, start_us);
+
+-- The minutes of services whose rollups are older than their windows.
+CREATE TABLE rollup_pending (
+    service  TEXT    NOT NULL,
+    start_us INTEGER NOT NULL,
+    PRIMARY KEY (service, start_us)
+) WITHOUT ROWID;
+
+-- Windows that begin before are not kept: late ones are added to the rollups at once. One row.
+CREATE TABLE rollup_state (
+    raw_from_us INTEGER NOT NULL
+);
+
 -- Template ids are the contract's unsigned 64-bit numbers, stored as signed ones of the same bits.
 CREATE TABLE window_templates (
     service     TEXT    NOT NULL,

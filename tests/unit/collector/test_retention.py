@@ -86,3 +86,44 @@ def test_services_beyond_the_bound_are_counted_as_one() -> None:
     assert [names.under(name) for name in ("a", "b", "c", "a", "d")] == [
         "a", "b", OVERFLOW_SERVICE, "a", OVERFLOW_SERVICE,
     ]  # fmt: skip
+
+
+async def test_rollups_are_kept_longer_the_longer_they_are(store: SqliteStore) -> None:
+    """And what the writer drops is in them before."""
+    await filled(store)
+    writer = StoreWriter(MemoryBus(), store, clock=EventClock(NOW_US + DAY_US // 2), retention_us=5 * DAY_US)
+    drain = asyncio.Event()
+    drain.set()
+    await writer._prune()
+    assert (await days_kept(store))[0] == 5
+    counted = {}
+    for step_s in (60, 300, 3_600):
+        rows = await store.query("rollup_counts_of_service", service="cart", step_s=step_s, from_us=0, to_us=NOW_US)
+        counted[step_s] = sum(row["errors"] for row in rows)
+    assert counted == {60: 5, 300: 25, 3_600: 35}  # the days that were dropped, and not the five that are marked yet
+
+
+async def test_the_writer_rolls_up_while_it_runs(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios_collector.writer._ROLL_EVERY_S", 0.01)
+    await filled(store)
+    drain = asyncio.Event()
+    clock = EventClock(NOW_US)
+    running = asyncio.create_task(StoreWriter(MemoryBus(), store, clock=clock, retention_us=90 * DAY_US).run(drain))
+
+    async def marked_from() -> int | None:
+        (reach,) = await store.query("rollup_reach", service="cart")
+        found: int | None = reach["pending_us"]
+        return found
+
+    async def until(expected: int | None) -> None:
+        async with asyncio.timeout(5):
+            while await marked_from() != expected:  # noqa: ASYNC110 - only the store knows
+                await asyncio.sleep(0.01)
+
+    try:
+        await until(NOW_US - NOW_US % 60_000_000)
+        clock.advance_to(NOW_US + 70_000_000)
+        await until(None)
+    finally:
+        drain.set()
+        await running

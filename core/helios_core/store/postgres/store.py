@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any, Final
@@ -14,7 +14,7 @@ import asyncpg
 import helios_sql
 from helios_core.clock import US_PER_S, from_us
 from helios_core.errors import StoreUnavailable
-from helios_core.store import rows
+from helios_core.store import rolling, rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import MetricsWrite, Outcome, Row, SliceWrite, Statement, Write
 from helios_core.store.postgres.copy import EPOCH_2000_US, windows_copied
@@ -26,6 +26,7 @@ from helios_core.stored import StoredWindow
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
 _CLOSE_S: Final = 20.0
+_PRUNE_ROLLED: Final = 200
 _DAY_US: Final = 86_400 * US_PER_S
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _JSON: Final = frozenset({"attributes", "labels", "document", "ids"})
@@ -96,7 +97,9 @@ class PostgresStore:
                     await _ledgers(connection, applying),
                     await _positions(connection, applying),
                     await _hashes(connection, applying),
+                    await connection.fetchval(_prepared("raw_from", {})[0]),
                 )
+                await _add_late(connection, applying.late)
                 await _write(connection, applying)
         return outcomes
 
@@ -110,7 +113,15 @@ class PostgresStore:
         async with self._connection() as connection:
             return [dict(row) for row in await connection.fetch(text, *arguments)]
 
+    async def roll_up(self, until_us: int, limit: int) -> int:
+        return await self._rolled("claim_pending", until_us, limit)
+
     async def prune(self, before_us: int) -> None:
+        async with self._connection() as connection:
+            await _execute(connection, "advance_raw_from", {"before_us": before_us})
+            raw_from_us = await connection.fetchval(_prepared("raw_from", {})[0])
+        while await self._rolled("claim_all_pending", raw_from_us, _PRUNE_ROLLED):
+            pass
         async with self._connection() as connection:  # it commits after each day
             await _execute(connection, "prune", {"before_us": before_us})
 
@@ -119,6 +130,14 @@ class PostgresStore:
             self._closed = True
             with suppress(TimeoutError):  # the pool has cut what is still under way by then
                 await asyncio.wait_for(self._pool.close(), min(_CLOSE_S, self._command_s))
+
+    async def _rolled(self, claim: str, until_us: int, limit: int) -> int:
+        """Rolls up minutes, which are no longer marked then."""
+        text, arguments = _prepared(claim, {"until_us": until_us, "limit": limit})
+        async with self._connection() as connection, connection.transaction():
+            pending = sorted((row["service"], row["start_us"]) for row in await connection.fetch(text, *arguments))
+            await _drive(connection, pending, rolling.rolled(pending))
+        return len(pending)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -132,6 +151,50 @@ class PostgresStore:
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
                 await self._pool.expire_connections()
             raise translated(error) from error
+
+
+async def _add_late(connection: Connection, late: Sequence[StoredWindow]) -> None:
+    """Before minutes are marked, which are later: so that two writers wait for each other and never in a circle."""
+    if not late:
+        return
+    minutes = rolling.minutes_of(late)
+    text, arguments = _prepared("claim_pending_of", _asked(minutes))
+    pending = sorted((row["service"], row["start_us"]) for row in await connection.fetch(text, *arguments))
+    await _drive(connection, pending, rolling.rolled(pending))
+    await _drive(connection, minutes, rolling.added(late))
+
+
+async def _drive(connection: Connection, buckets: Sequence[rolling.Bucket], steps: rolling.Rolling) -> None:
+    """What is computed goes on on a thread: it must not hold up everybody else."""
+    if not buckets:
+        return
+    await connection.fetch(*_flat("lock_rollups", {"services": _asked(buckets)["services"]}))
+    step = await asyncio.to_thread(next, steps, None)
+    while step is not None:
+        found: Sequence[Row] = []
+        if isinstance(step, rolling.Ask):
+            asked = {**_asked(step.buckets), **step.parameters}
+            found = [dict(row) for row in await connection.fetch(*_flat(step.query, asked))]
+        else:
+            await _many(connection, "upsert_rollup", step.rows)
+        step = await asyncio.to_thread(_sent, steps, found)
+
+
+def _sent(steps: rolling.Rolling, found: Sequence[Row]) -> rolling.Ask | rolling.Save | None:
+    try:
+        return steps.send(found)
+    except StopIteration:
+        return None
+
+
+def _asked(buckets: Collection[rolling.Bucket]) -> dict[str, Any]:
+    services, starts = zip(*buckets, strict=True) if buckets else ((), ())
+    return {"services": services, "starts": starts}
+
+
+def _flat(name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    text, arguments = _prepared(name, parameters)
+    return text, *arguments
 
 
 def _days_of(writes: Sequence[Write]) -> list[str]:
@@ -219,6 +282,8 @@ async def _write(connection: Connection, applying: Applying) -> None:
     """Everywhere in the order of the key, so that two writers wait for each other and never in a circle."""
     templates = applying.templates
     events = sorted(applying.events, key=lambda row: (row["time_us"], row["idem_key"]))
+    if applying.windows:
+        await _execute(connection, "touch_rollups", _asked(rolling.minutes_of(applying.windows)))
     await _copy_windows(connection, applying.windows)
     await _copy(connection, "window_templates", _TEMPLATE, templates)
     await _copy(connection, "events", _EVENT, events)

@@ -1,0 +1,1 @@
+DELETE FROM rollups WHERE step_s = :step_s AND start_time < :before_us

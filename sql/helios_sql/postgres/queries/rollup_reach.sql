@@ -1,0 +1,2 @@
+-- From when on the rollups of a service lack something; NULL when they lack nothing.
+SELECT min(start_time) AS pending_us FROM rollup_pending WHERE service = :service

@@ -1,0 +1,1 @@
+SELECT raw_from_us FROM rollup_state
