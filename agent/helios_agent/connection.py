@@ -10,6 +10,7 @@ from grpc import aio
 
 from helios.endpoint import Endpoint
 from helios.errors import Denied, HeliosClientError
+from helios.hints import hint_of
 from helios.retry import Status, error_from_status
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_agent.settings import HeliosSettings
@@ -75,5 +76,8 @@ async def fault(settings: HeliosSettings, key: Secret, timeout_s: float) -> str:
                 return f"helios.{setting}: the collector at {endpoint} refuses: {said}"
             if opened.get_state() is grpc.ChannelConnectivity.READY:
                 return f"helios.endpoint: the collector at {endpoint} takes nothing now: {said}"
+            hint = hint_of(error.details() or "", tls=endpoint.tls)
+            if hint:
+                return f"helios.endpoint: no connection to {endpoint}: {hint} ({said})"
             return f"helios.endpoint: nothing answers at {endpoint}: {said}"
     return ""

@@ -68,6 +68,7 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
                 request = coming.result()
                 if request is None:
                     return
+                await self._client(context)  # its key may be revoked by now
                 response = await self._ingest.take_batch(request, client)
                 yield response
                 if response.answer != service_pb2.ANSWER_ACCEPTED:

@@ -61,7 +61,7 @@ def parse(text: str, kind: type[_T], environment: Mapping[str, str], *, name: st
     """Like `load`, of a text; `name` stands in messages."""
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that is none is a ValueError
         raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
     if raw is None:
         raw = {}

@@ -39,7 +39,6 @@ class Grant:
 
 
 Grants = Mapping[str, Grant]  # by the hash of the key
-_NONE: Final[Grants] = {}
 
 
 def new_key() -> str:
@@ -57,7 +56,8 @@ class Keys:
 
     Args:
         grants: what is known of keys from the start. None leaves everything open, until there are keys.
-        source: is asked, at most once a second, what else is known; it never raises.
+        source: is asked, at most once a second, what else is known: None where keys are not kept at all. It
+            never raises.
         is_local: while it is open only this machine is answered. False where something else lets in, as
             mutual TLS does.
         now_s: seconds since the epoch.
@@ -66,7 +66,7 @@ class Keys:
     def __init__(
         self,
         grants: Grants | None,
-        source: Callable[[], Grants] = lambda: _NONE,
+        source: Callable[[], Grants | None] = lambda: None,
         *,
         is_local: bool = True,
         now_s: Callable[[], float] = time.time,
@@ -88,7 +88,7 @@ class Keys:
 
     @property
     def are_open(self) -> bool:
-        """Nobody needs a key. Once there has been one, somebody does, also when all are revoked."""
+        """Nobody needs a key. Once keys are kept everybody does, also when all are revoked."""
         self._look()
         return self._is_open
 
@@ -111,7 +111,12 @@ class Keys:
         key = token.strip() if kind.lower() == "bearer" else api_key
         if not key:
             return Fault("an API key is needed: Authorization: Bearer <key>", known=False)
-        hashed = hash_of(key)
+        return self.fault_of(hash_of(key), scope)
+
+    def fault_of(self, hashed: str, scope: Scope) -> Fault | None:
+        """The same by the hash of a key: for who has been let in, and may no longer be."""
+        if self.are_open:
+            return None
         grant = Grant(frozenset({Scope.INGEST})) if hashed == self._own_hash else self._known.get(hashed)
         if grant is None:
             return Fault("this API key is not known here", known=False)
@@ -125,5 +130,6 @@ class Keys:
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
-            self._known = {**self._source(), **self._fixed}
-            self._is_open = self._is_open and not self._known
+            found = self._source()
+            self._known = {**(found or {}), **self._fixed}
+            self._is_open = self._is_open and found is None

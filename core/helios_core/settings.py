@@ -72,7 +72,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         file = self.key_file()
         fixed = grants_of(self.api_keys)
-        is_keyed = bool(fixed or grants_of(file.read()))
+        grants_of(file.read())  # what is wrong with it is said before anything is opened
+        is_keyed = bool(fixed) or file.exists()
         exposed = [address for address in (self.grpc, self.http) if not is_loopback(address)]
         is_mutual = self.tls is not None and bool(self.tls.client_ca_file)
         if exposed and not is_keyed and not is_mutual:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -15,7 +15,8 @@ import structlog
 from helios_core.errors import ConfigError
 
 _LOOK_S: Final = 10.0
-_SOON_S: Final = 14 * 86_400
+_SOON: Final = timedelta(days=14)
+_TRIES: Final = 3
 _log = structlog.get_logger(__name__)
 
 
@@ -42,6 +43,19 @@ class Pem:
     client_ca: bytes | None
 
 
+class _Newest(ssl.SSLContext):
+    """What stands for the newest context: to a context that is in use OpenSSL only adds, and never takes away.
+
+    asyncio asks it to wrap each connection. (Changing the context in a callback of the handshake would let in
+    who resumes a session of the old one.)
+    """
+
+    current: ssl.SSLContext
+
+    def wrap_bio(self, *words: Any, **names: Any) -> ssl.SSLObject:
+        return self.current.wrap_bio(*words, **names)
+
+
 class Certificate:
     """The files of the settings, as they are now.
 
@@ -56,63 +70,90 @@ class Certificate:
 
     def __init__(self, settings: TlsSettings) -> None:
         self._settings = settings
+        self._fault = ""
+        self._warned = datetime.min.replace(tzinfo=UTC)
+        self.context = _Newest(ssl.PROTOCOL_TLS_SERVER)
         self._seen = self._stat()
-        self.pem, self.expires = self._read()
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._load()
+        self.pem, self.context.current, self.expires = self._read()
+        self._warn()
 
     async def follow(self) -> None:
         """Reads them again when they change, for as long as it is not cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            self.renew()
+            try:
+                self.renew()
+            except Exception:  # noqa: BLE001 -- the edge of a task that must not end
+                _log.exception("certificate_not_renewed")
 
     def renew(self) -> None:
         """Reads them again if they have changed; what cannot be used is said, and the old is kept."""
+        self._warn()
         seen = self._stat()
-        if seen == self._seen:
+        if seen == self._seen and not self._fault:
             return
         self._seen = seen
         try:
-            self.pem, self.expires = self._read()
-            self._load()
+            self.pem, self.context.current, self.expires = self._read()
         except ConfigError as error:
-            _log.error("certificate_not_renewed", error=str(error), remedy="the one of before is used on")
+            if str(error) != self._fault:
+                _log.error("certificate_not_renewed", error=str(error), remedy="the one of before is used on")
+            self._fault = str(error)
         else:
+            self._fault = ""
             _log.info("certificate_renewed", expires=self.expires.isoformat())
 
-    def _stat(self) -> tuple[tuple[int, int, int] | None, ...]:
-        found: list[tuple[int, int, int] | None] = []
+    def _warn(self) -> None:
+        """Once a day, when it is over soon."""
+        now = datetime.now(UTC)
+        if now >= self.expires - _SOON and now >= self._warned + timedelta(days=1):
+            self._warned = now
+            event = "certificate_has_expired" if now >= self.expires else "certificate_expires_soon"
+            _log.warning(event, file=self._settings.cert_file, expires=self.expires.isoformat())
+
+    def _stat(self) -> tuple[tuple[int, ...] | None, ...]:
+        found: list[tuple[int, ...] | None] = []
         for name in msgspec.structs.astuple(self._settings):
             try:
                 stat = Path(name).stat()
-                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-            except OSError:
+                found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
+            except (OSError, ValueError):
                 found.append(None)
         return tuple(found)
 
-    def _read(self) -> tuple[Pem, datetime]:
+    def _read(self) -> tuple[Pem, ssl.SSLContext, datetime]:
+        """All of one moment: while somebody writes the files, what is read of them need not fit together."""
+        for _ in range(_TRIES):
+            pem = self._contents()
+            context, expires = _server_context(self._settings), _expires(self._settings)
+            if pem == self._contents():
+                return pem, context, expires
+        raise ConfigError(f"tls: {self._settings.cert_file} and its key change all the time")
+
+    def _contents(self) -> Pem:
         settings = self._settings
         try:
-            contents = [
-                Path(name).read_bytes() if name else None
-                for name in (settings.cert_file, settings.key_file, settings.client_ca_file)
-            ]
+            certificate, key = (Path(name).read_bytes() for name in (settings.cert_file, settings.key_file))
+            client_ca = Path(settings.client_ca_file).read_bytes() if settings.client_ca_file else None
         except OSError as error:
             raise ConfigError(f"tls: {error.filename} cannot be read: {error.strerror}") from error
-        certificate, key, client_ca = contents
-        expires = _expires(settings)
-        if client_ca is not None:
-            _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings.client_ca_file)
-        if (expires - datetime.now(UTC)).total_seconds() < _SOON_S:
-            _log.warning("certificate_expires_soon", file=settings.cert_file, expires=expires.isoformat())
-        return Pem(certificate or b"", key or b"", client_ca), expires
+        except ValueError as error:
+            raise ConfigError(f"tls: a path that is none: {error}") from error
+        return Pem(certificate, key, client_ca)
 
-    def _load(self) -> None:
-        _load_chain(self.context, self._settings)
-        if self._settings.client_ca_file:
-            self.context.verify_mode = ssl.CERT_REQUIRED
-            _load_authorities(self.context, self._settings.client_ca_file)
+
+def _server_context(settings: TlsSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_chain(context, settings)
+    if settings.client_ca_file:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(settings.client_ca_file)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"tls.client_ca_file: {settings.client_ca_file} has no certificate of an authority in PEM"
+            ) from error
+    return context
 
 
 def _load_chain(context: ssl.SSLContext, settings: TlsSettings) -> None:
@@ -124,13 +165,6 @@ def _load_chain(context: ssl.SSLContext, settings: TlsSettings) -> None:
             f"tls: {settings.cert_file} and {settings.key_file} are no certificate with its key, in PEM and without "
             f"a password: {reason}"
         ) from error
-
-
-def _load_authorities(context: ssl.SSLContext, file: str) -> None:
-    try:
-        context.load_verify_locations(file)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"tls.client_ca_file: {file} has no certificate of an authority in PEM") from error
 
 
 def _expires(settings: TlsSettings) -> datetime:
@@ -151,9 +185,11 @@ def _expires(settings: TlsSettings) -> datetime:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLCertVerificationError as error:
-            raise ConfigError(
-                f"tls.cert_file: {settings.cert_file} is not valid now: {error.verify_message}"
-            ) from error
+            said = error.verify_message
+            raise ConfigError(f"tls.cert_file: {settings.cert_file} is not valid now: {said}") from error
+        except (ssl.SSLError, ValueError) as error:
+            said = (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()
+            raise ConfigError(f"tls.cert_file: no connection can be made with {settings.cert_file}: {said}") from error
     found = asking.getpeercert()
     until = found["notAfter"] if found else ""
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(until)), UTC)

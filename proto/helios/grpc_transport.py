@@ -14,6 +14,7 @@ import grpc.aio
 from helios import cancellation
 from helios.endpoint import Endpoint
 from helios.errors import ClientClosed, ConfigError, HeliosClientError
+from helios.hints import hint_of
 from helios.retry import Status, error_from_status
 from helios.retry_info import TRAILER, retry_after_s
 from helios.v1.service_pb2 import SendBatchRequest, SendBatchResponse, SendEventsRequest, SendEventsResponse
@@ -120,6 +121,8 @@ class GrpcTransport:
         what = f"the collector at {self._endpoint} answered {status.name}"
         if status is Status.UNAVAILABLE and not connected:
             what = f"cannot reach the collector at {self._endpoint}"
+            hint = hint_of(error.details() or "", tls=self._endpoint.tls)
+            what = f"{what} ({hint})" if hint else what
         elif status is Status.DEADLINE_EXCEEDED and timeout_s is not None:
             what = f"no answer from the collector at {self._endpoint} within {timeout_s:.3g} s"
         return error_from_status(status, f"{what}: {error.details()}", retry_after_s=wait_s, connected=connected)

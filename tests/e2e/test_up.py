@@ -479,7 +479,7 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder.mkdir(mode=0o500)
     words = ("--data-dir", folder / "data", "--http", ANY, "--grpc", ANY)
     said = refused(tmp_path, *words, command=[sys.executable, "-c", AS_NOBODY])
-    assert f"{folder / 'data'}/api-keys.yaml cannot be read: Permission denied; choose another directory" in said
+    assert f"{folder / 'data'}/api-keys.json cannot be read: Permission denied; choose another directory" in said
 
 
 @pytest.mark.slow
@@ -541,7 +541,7 @@ def test_a_key_that_is_made_or_revoked_counts_while_it_runs(tmp_path: Path) -> N
         keys("revoke", other["id"])  # the last: it does not become open again
         until(lambda: running.post(event(5), key=other["key"]).status_code == 401, 10)
         assert running.post(event(6)).status_code == 401
-    assert other["key"] not in (tmp_path / "data" / "api-keys.yaml").read_text()
+    assert other["key"] not in (tmp_path / "data" / "api-keys.json").read_text()
 
 
 @pytest.mark.slow

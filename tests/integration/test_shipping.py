@@ -473,6 +473,25 @@ async def test_another_version_of_the_contract_is_refused(spool: Spool, monkeypa
     assert await bus.received() == []
 
 
+async def test_a_key_that_is_revoked_ships_nothing_more(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios_core.keys._LOOK_S", 0.0)
+    there = {hash_of("good"): Grant(frozenset({Scope.INGEST}))}
+    bus = Site()
+    cutter = Cutter(AGENT, "host-1")
+    fill(spool, cutter, 5)
+    async with (
+        collector(bus, keys=Keys(None, lambda: there)) as port,
+        shipping(spool, port, key="good") as (shipper, _, running),
+    ):
+        await until(lambda: shipper.counts.acknowledged == 5)
+        there = {}
+        fill(spool, cutter, 3)
+        with pytest.raises(Denied, match="not known here"):
+            await asyncio.wait_for(running, 10)
+    assert len(spool) == 3
+    await check(bus, 5)
+
+
 @pytest.mark.parametrize(
     ("key", "reason"), [("", "an API key is needed"), ("other", "not known"), ("reads", "not for")]
 )

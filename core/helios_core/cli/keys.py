@@ -27,7 +27,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print it as JSON."
 def keys_command() -> None:
     """API keys: who may send, read, or look at metrics.
 
-    Only their hashes are kept, in `api-keys.yaml` of the data directory or where `api_keys_file` of the
+    Only their hashes are kept, in `api-keys.json` of the data directory or where `api_keys_file` of the
     configuration says. A running server sees a change within seconds. To change a key without a pause:
     create another, give it to its users, revoke the old one.
 
@@ -60,6 +60,8 @@ def create_command(
     print_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a key. It is shown this once."""
+    if not name.isprintable():
+        fail(f"--name {name!r} has characters that cannot be printed")
     key = new_key()
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     entry = ApiKey(hash_of(key), tuple(map(Scope, dict.fromkeys(scopes))), name=name, expires=expires)
@@ -73,11 +75,14 @@ def create_command(
     elif print_only:
         click.echo(f"# the key, for its user (it is shown this once):\n#   {key}")
         click.echo(f"api_keys:\n  - sha256: {entry.sha256}\n    scopes: [{', '.join(entry.scopes)}]")
+        if name:
+            click.echo(f"    name: {msgspec.json.encode(name).decode()}")
         if expires is not None:
             click.echo(f"    expires: {expires:%Y-%m-%dT%H:%M:%SZ}")
     else:
         click.echo(key)
-        click.echo(f"This is key {entry.id}, for {', '.join(entry.scopes)}. It is shown this once.", err=True)
+        kinds, place = ", ".join(entry.scopes), file.path.absolute()
+        click.echo(f"This is key {entry.id} of {place}, for {kinds}. It is shown this once.", err=True)
 
 
 @keys_command.command("list")

@@ -230,7 +230,7 @@ class Api:
         made = answer({"needed": True, "signed_in": True})
         made.set_cookie(
             COOKIE,
-            self._sessions.begin(),
+            self._sessions.begin(key),
             max_age=LIFETIME_S,
             httponly=True,
             samesite="strict",

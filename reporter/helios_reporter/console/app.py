@@ -39,7 +39,7 @@ class Console:
 
     def __init__(self, *, bus: Bus, store: Store, clock: Clock, keys: Keys, parts: Parts) -> None:
         self.feed = Feed(bus=bus, store=store, clock=clock)
-        sessions = Sessions(clock)
+        sessions = Sessions(clock, keys)
         assets = Assets()
         app = FastAPI(
             title="Helios console",

@@ -5,6 +5,8 @@ Also the headers that every answer carries.
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from helios_core.routes import App, HttpScope, Message, Receive, Send, is_local,
 from helios_reporter.console.sessions import COOKIE, Sessions
 
 _OPEN_PATHS: Final = frozenset({"/api/v1/health", "/api/v1/session"})
+_LOOK_AGAIN_S: Final = 5.0
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _FOREIGN: Final = (
     "the request comes from another site ({origin}): open the console under the address that it is sent to"
@@ -70,7 +73,9 @@ class Guard:
             await send(message)
 
         refused = self._refused(scope)
-        if refused is None:
+        if refused is None and scope["type"] == "websocket":
+            await self._app(scope, partial(self._receive_while_allowed, scope, receive, send), sending)
+        elif refused is None:
             await self._app(scope, receive, sending)
         elif scope["type"] == "websocket":
             await receive()
@@ -78,11 +83,24 @@ class Guard:
         else:
             await _refuse(sending, *refused)
 
+    async def _receive_while_allowed(self, scope: HttpScope, receive: Receive, send: Send) -> Message:
+        """What comes; the end, once its key or session is no longer good."""
+        coming = asyncio.ensure_future(receive())
+        try:
+            while not (await asyncio.wait((coming,), timeout=_LOOK_AGAIN_S))[0]:
+                refused = self._refused(scope)
+                if refused is not None:
+                    await send({"type": "websocket.close", "code": 1008, "reason": refused[1]})
+                    return {"type": "websocket.disconnect", "code": 1008}
+            return coming.result()
+        finally:
+            coming.cancel()
+
     def _refused(self, scope: HttpScope) -> tuple[int, str] | None:
         """(status, message) for a request that is not answered."""
         headers = headers_of(scope)
         host = headers.get("host", "")
-        if self._keys.are_open and not is_local(host):
+        if self._keys.are_local and not is_local(host):
             return 403, f"this console answers to localhost only, not to {host!r}: open it as http://localhost"
         origin = headers.get("origin")
         is_websocket = scope["type"] == "websocket"

@@ -6,7 +6,7 @@ import secrets
 from typing import Final
 
 from helios_core.clock import US_PER_S, Clock
-from helios_core.keys import hash_of
+from helios_core.keys import Keys, Scope, hash_of
 
 COOKIE: Final = "helios_session"
 LIFETIME_S: Final = 12 * 3_600
@@ -18,27 +18,29 @@ class Sessions:
 
     Args:
         clock: says when one is over.
+        keys: that people sign in with; a session ends with its key.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, keys: Keys) -> None:
         self._clock = clock
-        self._until_us: dict[str, int] = {}  # by hash of the token, the oldest first
+        self._keys = keys
+        self._until_us: dict[str, tuple[int, str]] = {}  # and hash of the key, by that of the token; the oldest first
 
     def __len__(self) -> int:
         return len(self._until_us)
 
-    def begin(self) -> str:
-        """A new token; the oldest session ends when there are too many."""
+    def begin(self, key: str) -> str:
+        """A new token for who has this key; the oldest session ends when there are too many."""
         self._forget_old()
         while len(self._until_us) >= _MAX_SESSIONS:
             del self._until_us[next(iter(self._until_us))]
         token = secrets.token_urlsafe(32)
-        self._until_us[hash_of(token)] = self._clock.now_us() + LIFETIME_S * US_PER_S
+        self._until_us[hash_of(token)] = self._clock.now_us() + LIFETIME_S * US_PER_S, hash_of(key)
         return token
 
     def is_known(self, token: str) -> bool:
-        until_us = self._until_us.get(hash_of(token)) if token else None
-        return until_us is not None and self._clock.now_us() < until_us
+        until_us, key = self._until_us.get(hash_of(token), (0, "")) if token else (0, "")
+        return self._clock.now_us() < until_us and self._keys.fault_of(key, Scope.READ) is None
 
     def end(self, token: str) -> None:
         """Of a session that is not known, nothing."""
@@ -46,5 +48,5 @@ class Sessions:
 
     def _forget_old(self) -> None:
         now_us = self._clock.now_us()
-        for hashed in [hashed for hashed, until_us in self._until_us.items() if until_us <= now_us]:
+        for hashed in [hashed for hashed, (until_us, _) in self._until_us.items() if until_us <= now_us]:
             del self._until_us[hashed]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from helios_core.cli import cli
 from helios_core.errors import ConfigError
@@ -43,7 +44,7 @@ def test_a_key_expires() -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_open_until_there_is_a_key_and_never_again() -> None:
-    there: Grants = {}
+    there: Grants | None = None
     keys = Keys(None, lambda: there)
     assert keys.are_open
     assert asked(keys) is None
@@ -69,7 +70,7 @@ def test_the_source_is_not_asked_for_every_request() -> None:
 
 
 def test_what_is_put_in_is_there_and_what_is_revoked_is_not(tmp_path: Path) -> None:
-    file = KeyFile(tmp_path / "new" / "keys.yaml")
+    file = KeyFile(tmp_path / "new" / "keys.json")
     assert file.read() == ()
     expires = datetime(2027, 1, 31, tzinfo=UTC)
     one = file.add(ApiKey(hash_of("a"), name="shop: a #1"))
@@ -87,13 +88,13 @@ def test_what_is_put_in_is_there_and_what_is_revoked_is_not(tmp_path: Path) -> N
 
 
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
-    file = KeyFile(tmp_path / "keys.yaml")
+    file = KeyFile(tmp_path / "keys.json")
     file.add(ApiKey(hash_of("a")))
     assert file.path.stat().st_mode & 0o077 == 0
 
 
 def test_commands_at_once_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "keys.yaml"
+    path = tmp_path / "keys.json"
     threads = [
         threading.Thread(target=lambda i=i: KeyFile(path).add(ApiKey(hash_of(str(i)))))  # type: ignore[misc]
         for i in range(20)
@@ -110,44 +111,110 @@ def test_commands_at_once_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("api_keys: [{sha256: abc}]", "no SHA-256"),
-        ("api_keys: [{sha265: x}]", "did you mean 'sha256'?"),
-        ("api_keys: {", "not YAML"),
-        ("- a", "must be a mapping"),
-        (f"api_keys: [{{sha256: {hash_of('a')}, scopes: [write]}}]", "write"),
-        (f"api_keys: [{{sha256: {hash_of('a')}, expires: 2027-01-31T00:00:00}}]", "time zone"),
+        ('{"api_keys": [{"sha256": "abc"}]}', "no SHA-256"),
+        ('{"api_keys": [{"sha265": "x"}]}', "did you mean 'sha256'?"),
+        ('{"api_keys": [', "no JSON"),
+        ("", "no JSON"),
+        ("[]", "must be"),
+        (f'{{"api_keys": [{{"sha256": "{hash_of("a")}", "scopes": ["write"]}}]}}', "write"),
+        (f'{{"api_keys": [{{"sha256": "{hash_of("a")}", "expires": "2027-01-31T00:00:00"}}]}}', "time zone"),
+        (f'{{"api_keys": [{{"sha256": "{hash_of("a")}", "expires": "2027-02-30T00:00:00Z"}}]}}', "RFC3339"),
+        ("[" * 100_000, "no JSON"),
     ],
 )
 def test_a_file_that_does_not_fit(tmp_path: Path, text: str, said: str) -> None:
     """At the start it is refused; a server that runs goes on with what it knew."""
-    file = KeyFile(tmp_path / "api-keys.yaml")
+    file = KeyFile(tmp_path / "api-keys.json")
     file.add(ApiKey(hash_of("good")))
     known = file.grants()
     file.path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         Settings(data_dir=str(tmp_path)).keys()
     assert file.grants() == known == {hash_of("good"): INGEST}
-    file.path.write_text(f"api_keys: [{{sha256: {hash_of('mended')}}}]")
+    file.path.write_text(f'{{"api_keys": [{{"sha256": "{hash_of("mended")}"}}]}}')
     assert [*file.grants()] == [hash_of("mended")]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_file_that_is_taken_away_lets_nobody_in(tmp_path: Path) -> None:
-    file = KeyFile(tmp_path / "api-keys.yaml")
+    file = KeyFile(tmp_path / "api-keys.json")
     file.add(ApiKey(hash_of("good")))
-    assert file.grants()
+    keys = Settings(data_dir=str(tmp_path)).keys()
+    assert asked(keys, "good") is None
     file.path.unlink()
-    assert file.grants() == {}
+    assert asked(keys, "good") is not None
+    assert not keys.are_open
+
+
+def test_when_all_keys_are_revoked_a_start_opens_nothing(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "api-keys.json")
+    file.revoke(file.add(ApiKey(hash_of("a"))).id)
+    assert file.read() == ()
+    keys = Settings(data_dir=str(tmp_path), http="0.0.0.0:1").keys()
+    assert not keys.are_open
+    assert asked(keys) is not None
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_first_file_that_does_not_fit_closes_an_open_server(tmp_path: Path) -> None:
+    keys = Settings(data_dir=str(tmp_path)).keys()
+    assert keys.are_open
+    (tmp_path / "api-keys.json").write_text("{")
+    assert not keys.are_open
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    """Also when nothing but its rights was mended: as here, where a folder gives way to a file of the same times."""
+    file = KeyFile(tmp_path / "api-keys.json")
+    file.path.mkdir()
+    with capture_logs() as said:
+        for _ in range(3):
+            assert file.grants() == {}
+    assert [one["event"] for one in said] == ["api_keys_not_read"]
+    file.path.rmdir()
+    file.add(ApiKey(hash_of("a")))
+    assert file.grants() == {hash_of("a"): INGEST}
+
+
+def test_a_change_of_rights_is_seen(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "api-keys.json")
+    file.add(ApiKey(hash_of("a")))
+    before = file._stat()
+    file.path.chmod(0o640)
+    assert file._stat() != before
+    file.add(ApiKey(hash_of("b")))
+    assert file.path.stat().st_mode & 0o777 == 0o640  # who could read it still can
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away: run it as root")
+def test_what_root_writes_belongs_to_whose_it_was(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65_534, 65_534)
+    file = KeyFile(tmp_path / "api-keys.json")
+    for key in ("a", "b"):
+        file.add(ApiKey(hash_of(key)))
+        found = file.path.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65_534, 65_534, 0o600)
+
+
+def test_a_name_is_what_it_is(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "api-keys.json")
+    file.add(ApiKey(hash_of("a"), name="${TEAM}"))
+    assert [key.name for key in file.read()] == ["${TEAM}"]
+    for name in ("a\nb", "\x1b[2J", "\udcff"):
+        done = run(tmp_path, "create", "--name", name)
+        assert (done.exit_code, "cannot be printed" in done.stderr) == (1, True)
+    assert len(file.read()) == 1
 
 
 def test_a_folder_in_its_place(tmp_path: Path) -> None:
-    (tmp_path / "api-keys.yaml").mkdir()
-    with pytest.raises(ConfigError, match="is a directory"):
+    (tmp_path / "api-keys.json").mkdir()
+    with pytest.raises(ConfigError, match="Is a directory"):
         Settings(data_dir=str(tmp_path)).keys()
 
 
 def test_keys_of_the_configuration_and_of_the_file_count_both(tmp_path: Path) -> None:
-    KeyFile(tmp_path / "k.yaml").add(ApiKey(hash_of("file"), (Scope.READ,)))
-    made = Settings(api_keys_file=str(tmp_path / "k.yaml"), api_keys=(ApiKey(hash_of("fixed")),), http="0.0.0.0:1")
+    KeyFile(tmp_path / "k.json").add(ApiKey(hash_of("file"), (Scope.READ,)))
+    made = Settings(api_keys_file=str(tmp_path / "k.json"), api_keys=(ApiKey(hash_of("fixed")),), http="0.0.0.0:1")
     keys = made.keys()
     assert asked(keys, "fixed") is None
     assert asked(keys, "file", Scope.READ) is None
@@ -176,7 +243,7 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     listed = run(tmp_path, "list")
     assert key["id"] in listed.stdout
     assert "read,metrics" in listed.stdout
-    assert key["key"] not in listed.stdout + (tmp_path / "api-keys.yaml").read_text()
+    assert key["key"] not in listed.stdout + (tmp_path / "api-keys.json").read_text()
     assert [one["id"] for one in json.loads(run(tmp_path, "list", "--json").stdout)] == [key["id"]]
     assert run(tmp_path, "revoke", key["id"]).stdout == f"revoked {key['id']} (shop)\n"
     assert "no keys in" in run(tmp_path, "list").stdout
@@ -186,7 +253,7 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
 
 def test_only_the_key_is_printed_where_a_script_reads_it(tmp_path: Path) -> None:
     done = run(tmp_path, "create")
-    assert hash_of(done.stdout.strip()) in (tmp_path / "api-keys.yaml").read_text()
+    assert hash_of(done.stdout.strip()) in (tmp_path / "api-keys.json").read_text()
     assert "shown this once" in done.stderr
 
 
@@ -198,11 +265,11 @@ def test_an_entry_for_a_configuration_is_kept_nowhere(tmp_path: Path) -> None:
     settings = config.load(tmp_path / "server.yaml", Settings, {})
     assert settings.api_keys[0].scopes == (Scope.READ,)
     assert settings.api_keys[0].expires is not None
-    assert not (tmp_path / "api-keys.yaml").exists()
+    assert not (tmp_path / "api-keys.json").exists()
 
 
 def test_one_that_has_expired_is_shown_as_such(tmp_path: Path) -> None:
-    KeyFile(tmp_path / "api-keys.yaml").add(ApiKey(hash_of("a"), expires=datetime(2020, 1, 1, tzinfo=UTC)))
+    KeyFile(tmp_path / "api-keys.json").add(ApiKey(hash_of("a"), expires=datetime(2020, 1, 1, tzinfo=UTC)))
     assert "2020-01-01 (over)" in run(tmp_path, "list").stdout
 
 
@@ -220,7 +287,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_change_is_seen_though_the_file_keeps_its_size(tmp_path: Path) -> None:
-    file = KeyFile(tmp_path / "api-keys.yaml")
+    file = KeyFile(tmp_path / "api-keys.json")
     one = file.add(ApiKey(hash_of("a")))
     assert [*file.grants()] == [hash_of("a")]
     time.sleep(0.01)

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,9 +51,14 @@ def settings(files: Path, *, mutual: bool = False, **names: str) -> TlsSettings:
     return TlsSettings(**{name: str(files / file) for name, file in given.items()})
 
 
-def renewed(files: Path, name: str = "server") -> None:
+RSA = ("rsa:2048",)
+ECDSA = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+
+def renewed(files: Path, name: str = "server", kind: Sequence[str] = RSA, called: str = "renewed") -> None:
     """Another certificate of the same authority, with another key."""
-    openssl(files, "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=renewed", "-keyout", "n.key", "-out", "n.csr")
+    made = ("-newkey", *kind, "-nodes", "-subj", f"/CN={called}", "-keyout", "n.key", "-out", "n.csr")
+    openssl(files, "req", *made)
     authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extensions")
     openssl(files, "x509", "-req", "-in", "n.csr", *authority, "-days", "20", "-out", "n.pem")
     (files / "n.key").replace(files / f"{name}.key")
@@ -216,3 +221,65 @@ async def test_a_renewed_certificate_is_taken_while_it_runs(files: Path, monkeyp
             await sent(urls[1], files)
     finally:
         following.cancel()
+
+
+async def test_a_renewed_one_may_have_a_key_of_another_kind(files: Path) -> None:
+    certificate = Certificate(settings(files))
+    async with listening(certificate) as urls:
+        for number, kind in enumerate((ECDSA, RSA, ECDSA)):
+            renewed(files, kind=kind, called=f"number {number}")
+            certificate.renew()
+            assert [await common_name(url, files) for url in urls] == [f"number {number}"] * 2
+
+
+async def test_an_authority_that_is_taken_away_lets_nobody_in(files: Path) -> None:
+    shutil.copy(files / "ca.pem", files / "clients.pem")
+    certificate = Certificate(settings(files, mutual=True, client_ca_file="clients.pem"))
+    context = ssl.create_default_context(cafile=str(files / "ca.pem"))
+    context.load_cert_chain(files / "client.pem", files / "client.key")
+    names = {"cert_file": "client.pem", "key_file": "client.key"}
+    async with listening(certificate) as (http, grpc_url):
+        async with httpx.AsyncClient(verify=context) as client:
+            assert (await client.get(http)).status_code == 200
+        await sent(grpc_url, files, **names)
+        shutil.copy(files / "stranger.pem", files / "clients.pem")
+        certificate.renew()
+        async with httpx.AsyncClient(verify=context) as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.get(http)
+        with pytest.raises(ConnectionFailed):
+            await sent(grpc_url, files, **names)
+
+
+def test_what_could_not_be_read_is_tried_again(files: Path) -> None:
+    certificate = Certificate(settings(files))
+    kept = (files / "server.key").read_bytes()
+    (files / "server.key").unlink()
+    with capture_logs() as said:
+        for _ in range(3):
+            certificate.renew()
+    assert [one["event"] for one in said] == ["certificate_not_renewed"]
+    renewed(files)
+    assert kept != (files / "server.key").read_bytes()
+    certificate.renew()
+    assert certificate.pem.key == (files / "server.key").read_bytes()
+
+
+def test_one_of_a_kind_that_nobody_speaks_is_said(files: Path) -> None:
+    renewed(files, kind=("ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"))
+    with pytest.raises(ConfigError, match="no connection can be made"):
+        Certificate(settings(files))
+
+
+async def test_what_to_do_about_a_connection_that_cannot_be_made_is_said(files: Path) -> None:
+    async with listening(Certificate(settings(files, mutual=True))) as (http, grpc_url):
+        for url, names, hint in (
+            (grpc_url, {"ca_file": "ca.pem"}, "cert_file and key_file"),
+            (grpc_url, {"ca_file": "stranger.pem"}, "set ca_file"),
+            (grpc_url.replace("https", "http"), {}, "https://"),
+            (http, {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}, "4317"),
+        ):
+            endpoint = Endpoint.parse(url, **{name: str(files / file) for name, file in names.items()})
+            async with AsyncClient(endpoint, timeout_s=1) as client:
+                with pytest.raises(ConnectionFailed, match=hint):
+                    await client.send_event(Event("shop", "hello"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -10,9 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.reporter.console.conftest import KEY, T0, Connect, MakeConsole, S
+from tests.unit.reporter.console.conftest import KEY, T0, Connect, MakeConsole, S, browser
 
+from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
+from helios_core.keys import Grant, Keys, Scope, hash_of
+from helios_core.store.sqlite import SqliteStore
+from helios_reporter.console import guard
+from helios_reporter.console.app import Console
 from helios_reporter.console.sessions import LIFETIME_S, Sessions
 
 PATHS = ("/api/v1/incidents", "/api/v1/services", "/api/v1/stats", "/api/v1/health/detailed", "/api/v1/nothing")
@@ -204,15 +210,52 @@ async def test_an_open_socket_is_for_loopback_names(make_console: MakeConsole, c
 
 def test_sessions_are_bounded_and_kept_as_hashes() -> None:
     clock = EventClock(T0)
-    sessions = Sessions(clock)
-    first = sessions.begin()
-    others = [sessions.begin() for _ in range(1_000)]
+    sessions = Sessions(clock, Keys({hash_of("k"): Grant(frozenset({Scope.READ}))}))
+    first = sessions.begin("k")
+    others = [sessions.begin("k") for _ in range(1_000)]
     assert len(sessions) == 1_000
     assert not sessions.is_known(first)
     assert sessions.is_known(others[0])
     assert first not in str(vars(sessions)) and others[0] not in str(vars(sessions))  # noqa: PT018 -- one statement
     clock.advance_to(T0 + LIFETIME_S * S)
-    sessions.begin()
+    sessions.begin("k")
     assert len(sessions) == 1
     sessions.end("none")
     assert not sessions.is_known("")
+
+
+def test_a_session_ends_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios_core.keys._LOOK_S", 0.0)
+    there = {hash_of("k"): Grant(frozenset({Scope.READ}))}
+    sessions = Sessions(EventClock(T0), Keys(None, lambda: there))
+    token = sessions.begin("k")
+    assert sessions.is_known(token)
+    there = {hash_of("k"): Grant(frozenset({Scope.INGEST}))}
+    assert not sessions.is_known(token)
+
+
+async def test_a_socket_ends_with_its_key(
+    make_console: MakeConsole, connect: Connect, fed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_core.keys._LOOK_S", 0.0)
+    monkeypatch.setattr(guard, "_LOOK_AGAIN_S", 0.02)
+    console = make_console(keyed=True)
+    keys = console._guard._keys
+    async with fed(console):
+        socket = connect(console, headers={"authorization": f"Bearer {KEY}"})
+        assert (await socket.json())["type"] == "snapshot"
+        await asyncio.sleep(0.1)
+        console.feed.ring.push({"type": "alert"})
+        assert (await socket.json())["type"] == "alert"
+        keys._fixed.clear()
+        closed = await socket.raw()
+        assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
+        await socket.over()
+    assert console.feed.stats["clients"] == 0
+
+
+async def test_who_is_let_in_by_certificate_may_use_any_name(store: SqliteStore, bus: MemoryBus) -> None:
+    keys = Keys(None, is_local=False)
+    console = Console(bus=bus, store=store, clock=EventClock(T0), keys=keys, parts=dict)
+    async with browser(console, "helios.example") as client:
+        assert (await client.get("/api/v1/incidents")).status_code == 200
