@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from google.protobuf.message import DecodeError
-
 from helios.v1 import batch_pb2, service_pb2
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
 from helios_core.errors import WireError
-from helios_core.wire.checks import check_service
+from helios_core.wire.checks import check_service, parsed
 from helios_core.wire.events import event_from_proto, event_to_proto, metric_from_proto, metric_to_proto
 from helios_core.wire.windows import delta_from_proto, delta_to_proto
 
@@ -44,10 +42,7 @@ def slice_from_proto(message: batch_pb2.Slice) -> Slice:
 
 def slice_from_bytes(data: bytes) -> Slice:
     """A record of the topic `windows`; WireError when it does not decode."""
-    try:
-        return slice_from_proto(batch_pb2.Slice.FromString(data))
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a slice: {error}") from error
+    return slice_from_proto(parsed(batch_pb2.Slice, data, "a slice"))
 
 
 def id_to_proto(id_: BatchId) -> batch_pb2.BatchId:
@@ -70,10 +65,7 @@ def open_request(request: service_pb2.SendBatchRequest) -> tuple[BatchId, batch_
     id_ = id_from_proto(request.id)
     if content_hash(request.batch) != request.sha256:
         raise WireError(f"the hash of batch {id_} is not that of its {len(request.batch)} bytes")
-    try:
-        return id_, batch_pb2.Batch.FromString(request.batch)
-    except DecodeError as error:
-        raise WireError(f"the {len(request.batch)} bytes of batch {id_} are not a batch: {error}") from error
+    return id_, parsed(batch_pb2.Batch, request.batch, f"the batch {id_}")
 
 
 def check_slice(part: batch_pb2.Slice) -> None:
@@ -105,10 +97,7 @@ def batch_to_bytes(batch: Batch) -> bytes:
 
 def batch_from_bytes(data: bytes) -> Batch:
     """WireError when any part of it does not decode."""
-    try:
-        message = batch_pb2.Batch.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a batch: {error}") from error
+    message = parsed(batch_pb2.Batch, data, "a batch")
     return Batch(
         host=message.host,
         cut_us=message.cut_us,

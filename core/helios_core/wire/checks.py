@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final, TypeVar, cast
+
+from google.protobuf.message import DecodeError, Message
 
 from helios.v1 import events_pb2
 from helios_core.errors import WireError
 from helios_core.model import MAX_SERVICE_BYTES, Level, Signal
 
+_M = TypeVar("_M", bound=Message)
 _MAX_EPOCH_US: Final = 253_402_300_799_999_999  # the end of the year 9999
+
+
+def parsed(kind: type[_M], data: bytes, what: str) -> _M:
+    """The message in these bytes; WireError when they are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"{len(data)} bytes are not {what}: {error}") from error
 
 
 def check_service(name: str) -> None:

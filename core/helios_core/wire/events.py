@@ -5,13 +5,12 @@ from __future__ import annotations
 from math import isfinite
 
 import msgspec
-from google.protobuf.message import DecodeError
 
 from helios.v1 import events_pb2
 from helios_core.errors import WireError
 from helios_core.model import MAX_EVENT_BYTES, Event, EventRecord, MetricRecord, MetricSample
 from helios_core.sketches.latency import MAX_LATENCY_US
-from helios_core.wire.checks import check_service, check_time, level, level_to_proto, signal, signal_to_proto
+from helios_core.wire.checks import check_service, check_time, level, level_to_proto, parsed, signal, signal_to_proto
 
 
 def event_to_bytes(event: Event) -> bytes:
@@ -100,10 +99,7 @@ def record_to_bytes(record: EventRecord) -> bytes:
 
 def record_from_bytes(data: bytes) -> EventRecord:
     """WireError when it does not decode."""
-    try:
-        message = events_pb2.EventRecord.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a record of events: {error}") from error
+    message = parsed(events_pb2.EventRecord, data, "a record of events")
     check_service(message.service)
     return EventRecord(message.service, message.received_us, [event_from_proto(event) for event in message.events])
 
@@ -117,9 +113,6 @@ def metric_record_to_bytes(record: MetricRecord) -> bytes:
 
 def metric_record_from_bytes(data: bytes) -> MetricRecord:
     """WireError when it does not decode."""
-    try:
-        message = events_pb2.MetricRecord.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a record of metrics: {error}") from error
+    message = parsed(events_pb2.MetricRecord, data, "a record of metrics")
     check_service(message.service)
     return MetricRecord(message.service, message.received_us, list(map(metric_from_proto, message.metrics)))

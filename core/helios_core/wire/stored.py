@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.message import DecodeError
-
 from helios.v1 import batch_pb2, windows_pb2
 from helios_core.batches import Slice
 from helios_core.errors import WireError
@@ -15,6 +13,7 @@ from helios_core.sketches.latency import check_buckets, check_sums
 from helios_core.stored import StoredSlice, StoredTemplate, StoredWindow
 from helios_core.windows import WindowDelta
 from helios_core.wire.batches import check_slice
+from helios_core.wire.checks import parsed
 from helios_core.wire.events import event_from_proto, metric_from_proto
 from helios_core.wire.windows import (
     check_template,
@@ -26,10 +25,7 @@ from helios_core.wire.windows import (
 
 def stored_from_bytes(data: bytes) -> StoredSlice:
     """A record of the topic `windows`; WireError when `slice_from_bytes` raises one."""
-    try:
-        message = batch_pb2.Slice.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"{len(data)} bytes are not a slice: {error}") from error
+    message = parsed(batch_pb2.Slice, data, "a slice")
     check_slice(message)
     service = message.service
     part = StoredSlice(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc import aio
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
+from tests.unit.collector.test_admission_http import Bus
 
 import helios
 from helios.retry_info import TRAILER, retry_after_s
@@ -24,8 +25,7 @@ from helios_collector.servicer import serve
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.batches import BatchId
-from helios_core.bus.base import Record, Topic
-from helios_core.bus.memory import MemoryBus
+from helios_core.bus.base import Topic
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
 from helios_core.keys import Keys, Scope
@@ -47,24 +47,6 @@ class AnyKey(Keys):
 
     def fault(self, authorization: str, api_key: str, scope: Scope) -> None:
         return None
-
-
-class Bus(MemoryBus):
-    """A bus that fails as often as it is told, that can be waited for, and counts how often it is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-        self.faults: list[Exception] = []
-        self.go = asyncio.Event()
-        self.go.set()
-
-    async def publish(self, records: Sequence[Record]) -> None:
-        self.calls += 1
-        await self.go.wait()
-        if self.faults:
-            raise self.faults.pop()
-        await super().publish(records)
 
 
 class Site:
