@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,37 @@ from hypothesis import settings
 settings.register_profile("full", deadline=None, max_examples=100)
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("quick")  # `make test-slow` has --hypothesis-profile=full
+
+
+def engines_of(item: pytest.Item) -> list[str]:
+    """The engines that a test needs: a test marked so asks for them by fixtures, or by what its id says."""
+    if item.get_closest_marker("engines") is None:
+        return []
+    asked = {*getattr(item, "fixturenames", ()), *re.findall("kafka|postgres|timescale", item.nodeid)}
+    found = ["Kafka"] if "kafka" in asked else []
+    if "timescale" in asked:
+        found.append("PostgreSQL with TimescaleDB")
+    elif asked & {"postgres", "database", "databases", "settings"}:
+        found.append("PostgreSQL")
+    return found
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Notes them for the summary."""
+    item.user_properties += [("engine", name) for name in engines_of(item)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What ran against which engine, and what did not."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            for name, engine in getattr(report, "user_properties", ()):
+                if name == "engine" and (report.when == "call" or outcome != "passed"):
+                    counts[str(engine), outcome] += 1
+    for engine in sorted({engine for engine, _ in counts}):
+        said = ", ".join(f"{count} {outcome}" for (of, outcome), count in sorted(counts.items()) if of == engine)
+        terminalreporter.write_line(f"against {engine}: {said}")
 
 
 @pytest.fixture(autouse=True)
