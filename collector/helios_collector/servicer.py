@@ -34,6 +34,8 @@ from helios_core.settings import split
 from helios_core.tls import Certificate, Pem
 
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+_HANDSHAKE_MS: Final = 10_000
+_IDLE_MS: Final = 300_000  # without a call; clients connect again by themselves
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 _log = structlog.get_logger(__name__)
 
@@ -180,7 +182,12 @@ async def serve(
     telemetry = telemetry or Telemetry()
     server = aio.server(
         interceptors=[Faults(telemetry)],
-        options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ],
     )
     servicer = HeliosServicer(admission, clock, keys, telemetry, names)
     service_pb2_grpc.add_HeliosServicer_to_server(servicer, server)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
 from helios_core.errors import ConfigError, HeliosError
@@ -26,19 +26,15 @@ async def serving(app: App, address: str, tls: ssl.SSLContext | None = None) -> 
     """
     try:
         import uvicorn
+
+        from helios_core.server import Connection, Server, raise_limit_of_files
     except ImportError as error:
         raise HeliosError(f"HTTP needs a server ({error}): pip install 'helios-observability[collector]'") from error
-
-    class Server(uvicorn.Server):
-        """Signals are the command's: uvicorn would raise them again after it has stopped."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
+    raise_limit_of_files()
     listener = _listener(address)
     config = uvicorn.Config(
         app,
+        http=Connection,
         lifespan="on",
         ws="wsproto",
         log_config=None,
