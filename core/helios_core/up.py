@@ -135,7 +135,7 @@ async def _tell(context: Context, http: str, ready: Callable[[Listening], object
         context.routes.settle()  # all have mounted before the collector listens
     scheme = "http" if context.certificate is None else "https"
     listening = Listening(f"{scheme}://{http}", grpc, _access(context))
-    _log.info("listening", http=listening.http, grpc=grpc, access=listening.access)
+    _log.info("listening", http=http, grpc=grpc, access=listening.access)
     ready(listening)
 
 
