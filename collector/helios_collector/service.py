@@ -42,8 +42,10 @@ async def run(context: Context) -> None:
         ingest = HttpIngest(admission, context.clock, context.keys, telemetry, names, gate)
         for path in EVENTS_PATHS:
             context.routes.mount(path, ingest)
+    otlp = OtlpHttp(receiver, admission, context.keys, gate, telemetry)
+    for routes in filter(None, (context.routes, context.otlp_routes)):
         for path in OTLP_PATHS:
-            context.routes.mount(path, OtlpHttp(receiver, admission, context.keys, gate, telemetry))
+            routes.mount(path, otlp)
     writer = StoreWriter(context.bus, context.store, telemetry, clock=context.clock, retention_us=context.retention_us)
     try:
         server = await serve(

@@ -52,6 +52,7 @@ class Context:
         certificate: of the listeners; None where they are in the clear.
         limits: how much the collector takes at once.
         routes: where a service mounts what it answers over HTTP; None where nothing is served.
+        otlp_routes: the same of a listener for OTLP alone; None where there is none.
         metrics: where a service registers what it counts.
         parts: what each service says of itself, asked when somebody looks.
         drain: set when no more input will come.
@@ -79,6 +80,7 @@ class Context:
     certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
     routes: Routes | None = None
+    otlp_routes: Routes | None = None
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     parts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
     drain: asyncio.Event = field(default_factory=asyncio.Event)

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data_dir: holds the embedded log and the store.
         grpc: `host:port` of the gRPC server; port 0 takes a free one.
         http: `host:port` of the HTTP server.
+        otlp_http: `host:port` where OTLP over HTTP is taken beside the HTTP server, for senders that know 4318 only.
         kafka: the bus, where one machine is not enough; without it the embedded log is.
         postgres: the store, where several processes use it; without it SQLite is.
         retention_days: how long windows, events, metrics and alerts are kept; incidents stay a year.
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: str = "helios-data"
     grpc: str = "127.0.0.1:4317"
     http: str = "127.0.0.1:8080"
+    otlp_http: str = ""
     api_keys: tuple[ApiKey, ...] = ()
     api_keys_file: str = ""
     tls: TlsSettings | None = None
@@ -74,7 +76,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fixed = grants_of(self.api_keys)
         grants_of(file.read())  # what is wrong with it is said before anything is opened
         is_keyed = bool(fixed) or file.exists()
-        exposed = [address for address in (self.grpc, self.http) if not is_loopback(address)]
+        listeners = filter(None, (self.grpc, self.http, self.otlp_http))
+        exposed = [address for address in listeners if not is_loopback(address)]
         is_mutual = self.tls is not None and bool(self.tls.client_ca_file)
         if exposed and not is_keyed and not is_mutual:
             raise ConfigError(

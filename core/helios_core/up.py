@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,6 +77,7 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
     if certificate is not None and watch:
         raise ConfigError("--watch does not go with `tls`: run `helios-agent` beside it, which has `helios.ca_file`")
     routes = Routes()
+    otlp_routes = Routes() if settings.otlp_http else None
     async with opened(settings.folder, settings.kafka, settings.postgres) as engines:
         context = Context(
             data_dir=settings.folder,
@@ -89,13 +90,18 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             certificate=certificate,
             limits=settings.limits,
             routes=routes,
+            otlp_routes=otlp_routes,
             idle_after_us=IDLE_AFTER_US,
             retention_us=settings.retention_days * _DAY_US,
             watch=tuple(watch),
         )
         for path in PATHS:
             routes.mount(path, Exposed(keys, context.metrics))
-        async with serving(routes, settings.http, certificate.context if certificate is not None else None) as http:
+        tls = certificate.context if certificate is not None else None
+        async with AsyncExitStack() as listening:
+            http = await listening.enter_async_context(serving(routes, settings.http, tls))
+            if otlp_routes is not None:
+                await listening.enter_async_context(serving(otlp_routes, settings.otlp_http, tls))
             following = asyncio.create_task(certificate.follow()) if certificate is not None else None
             try:
                 yield context, http
@@ -131,8 +137,9 @@ def stopping_on_signals(stop: asyncio.Event) -> Iterator[None]:
 
 async def _tell(context: Context, http: str, ready: Callable[[Listening], object], *, listens: bool) -> None:
     grpc = await asyncio.shield(context.collector) if listens else ""
-    if context.routes is not None:
-        context.routes.settle()  # all have mounted before the collector listens
+    for routes in (context.routes, context.otlp_routes):
+        if routes is not None:
+            routes.settle()  # all have mounted before the collector listens
     scheme = "http" if context.certificate is None else "https"
     listening = Listening(f"{scheme}://{http}", grpc, _access(context))
     _log.info("listening", http=http, grpc=grpc, access=listening.access)

@@ -134,6 +134,18 @@ def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
             client.send_event(Event("shop", "hello"))
 
 
+def test_otlp_may_have_a_port_of_its_own(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "collector.yaml").write_text(f"otlp_http: 127.0.0.1:{port}\n")
+    body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "hello"}}]}]}]}
+    with running(tmp_path, "--config", str(tmp_path / "collector.yaml")) as collector:
+        for at in (port, collector.http):
+            assert httpx.post(f"http://127.0.0.1:{at}/v1/logs", json=body).status_code == 200
+        assert httpx.post(f"http://127.0.0.1:{port}/api/v1/events", json={"service": "a"}).status_code == 404
+        assert collector.stop() == 0
+    assert stored(tmp_path / "data", "SELECT count(*) FROM events") == 2
+
+
 def test_health_and_reflection(tmp_path: Path) -> None:
     with running(tmp_path) as collector, grpc.insecure_channel(f"127.0.0.1:{collector.grpc}") as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="helios.v1.Helios"))
