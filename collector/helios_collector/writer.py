@@ -33,7 +33,7 @@ _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.METRICS, Topic.ANOMALY_ALER
 _MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
-_ROLL_EVERY_S: Final = 5.0
+_KEEP_EVERY_S: Final = 5.0
 _SETTLED_US: Final = 65 * US_PER_S  # a minute, and what its last window takes to come
 _ROLLED_AT_ONCE: Final = 50  # minutes of services: SQLite's thread writes, too
 _ROLLUPS_KEPT: Final = {60: 2, 300: 6, 3_600: 24}  # times as long as what they were added up from
@@ -80,15 +80,14 @@ class StoreWriter:
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
         consumer = await until_available(partial(self._bus.subscribe, GROUP, _TOPICS))
-        rolling: asyncio.Task[None] | None = None
+        keeping: asyncio.Task[None] | None = None
+        if self._retention_us is not None:
+            keeping = asyncio.create_task(self._keep(self._retention_us))
         try:
-            if self._retention_us is not None:
-                rolling = asyncio.create_task(self._roll_up())
             decoded = await self._read(consumer, drain)
             while decoded is not None:
                 following = asyncio.create_task(self._read(consumer, drain))  # while the store works
                 try:
-                    await self._prune()
                     await self._write(decoded)
                     await asyncio.wait([following])
                 finally:
@@ -100,21 +99,32 @@ class StoreWriter:
                 unwritten = len(decoded.received) if decoded is not None else 0
                 self._telemetry.lag.set(unwritten + await until_available(consumer.lag))
         finally:
-            if rolling is not None:
-                rolling.cancel()
-                await asyncio.wait([rolling])
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait([keeping])
             await consumer.close()
 
-    async def _roll_up(self) -> None:
-        """What is old enough to have come from most, every few seconds."""
+    async def _keep(self, retention_us: int) -> None:
+        """Rollups and retention, beside the writing; what fails here is tried again, and holds nothing up."""
         while True:
-            await asyncio.sleep(_ROLL_EVERY_S)
-            until_us = self._clock.now_us() - _SETTLED_US
             try:
-                while await until_available(partial(self._store.roll_up, until_us, _ROLLED_AT_ONCE)):
-                    pass
-            except (ArithmeticError, ValueError) as error:  # charts go on without; what is marked stays marked
-                _log.error("rollups_failed", error=str(error))
+                await self._prune(retention_us)
+                await self._roll_up()
+            except Exception:  # noqa: BLE001 -- the edge of a task that must not end
+                _log.exception("store_upkeep_failed")
+            await asyncio.sleep(_KEEP_EVERY_S)
+
+    async def _roll_up(self) -> None:
+        """What is old enough to have come from most. Fewer at once when it fails, down to the one that does."""
+        until_us, limit = self._clock.now_us() - _SETTLED_US, _ROLLED_AT_ONCE
+        while True:
+            try:
+                if not await until_available(partial(self._store.roll_up, until_us, limit)):
+                    return
+            except (ArithmeticError, ValueError):
+                if limit == 1:
+                    raise
+                limit = max(limit // 4, 1)
 
     async def _read(self, consumer: Consumer, drain: asyncio.Event) -> _Decoded | None:
         """The next records; None when there are no more and there shall be none."""
@@ -125,18 +135,18 @@ class StoreWriter:
             return None
         return _decoded(received)
 
-    async def _prune(self) -> None:
+    async def _prune(self, retention_us: int) -> None:
         """Once an hour."""
         now_us = self._clock.now_us()
-        if self._retention_us is not None and now_us - self._pruned_us >= _PRUNE_EVERY_US:
-            self._pruned_us = now_us
-            before_us = now_us - self._retention_us
-            await until_available(partial(self._store.prune, before_us))
-            for step_s, times in _ROLLUPS_KEPT.items():
-                parameters = {"step_s": step_s, "before_us": now_us - times * self._retention_us}
-                pruned = Statement("prune_rollups", parameters)
-                await until_available(partial(self._store.transact, [pruned]))
-            _log.info("store_pruned", before_us=before_us)
+        if now_us - self._pruned_us < _PRUNE_EVERY_US:
+            return
+        before_us = now_us - retention_us
+        await until_available(partial(self._store.prune, before_us))
+        for step_s, times in _ROLLUPS_KEPT.items():
+            pruned = Statement("prune_rollups", {"step_s": step_s, "before_us": now_us - times * retention_us})
+            await until_available(partial(self._store.transact, [pruned]))
+        self._pruned_us = now_us
+        _log.info("store_pruned", before_us=before_us)
 
     async def _write(self, decoded: _Decoded) -> None:
         """All that is safe to commit when it returns."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import add
+from typing import Final
 
 from helios.v1 import windows_pb2
 from helios_core.sketches.distinct import DistinctCount
 from helios_core.wire.windows import distinct_from_bytes, distinct_to_bytes
+
+_MAX: Final = 2**64 - 1  # what a count of the message holds, and no real traffic reaches
 
 
 def merged_latencies(parts: Sequence[bytes]) -> bytes:
@@ -24,15 +27,17 @@ def merged_latencies(parts: Sequence[bytes]) -> bytes:
     for message, (first, last) in zip(messages, bounds, strict=True):
         place = slice(first - offset, last - offset)
         counts[place] = map(add, counts[place], message.bucket_counts[:])
+    if max(counts, default=0) > _MAX:
+        counts = [min(count, _MAX) for count in counts]
     return windows_pb2.LatencyHistogram(
-        zero_count=sum(message.zero_count for message in messages),
+        zero_count=min(sum(message.zero_count for message in messages), _MAX),
         offset=offset,
         bucket_counts=counts,
         sum_us=_summed(message.sum_us for message in messages),
         sum_of_squares_us2=_summed(message.sum_of_squares_us2 for message in messages),
         min_us=min(message.min_us for message in messages),
         max_us=max(message.max_us for message in messages),
-        count=sum(map(_count, messages)),
+        count=min(sum(map(_count, messages)), _MAX),
     ).SerializeToString()
 
 

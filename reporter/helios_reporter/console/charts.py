@@ -83,6 +83,9 @@ async def service_windows(
     beyond it; otherwise nothing is known of it (None). The step under way is left out.
     """
     durations = await store.query("window_durations_of_service", service=service, from_us=from_us, to_us=to_us)
+    (state,) = await store.query("raw_from")
+    if from_us < state["raw_from_us"]:  # of what is dropped there are minutes at least
+        step_us = max(step_us, STEPS_S[0] * US_PER_S)
     step_us = choose_step(to_us - from_us, [row["duration_ms"] for row in durations], step_us)
     first_us, end_us = from_us // step_us * step_us, ceil(to_us / step_us) * step_us
     buckets: Buckets = {}

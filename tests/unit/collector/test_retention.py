@@ -92,9 +92,7 @@ async def test_rollups_are_kept_longer_the_longer_they_are(store: SqliteStore) -
     """And what the writer drops is in them before."""
     await filled(store)
     writer = StoreWriter(MemoryBus(), store, clock=EventClock(NOW_US + DAY_US // 2), retention_us=5 * DAY_US)
-    drain = asyncio.Event()
-    drain.set()
-    await writer._prune()
+    await writer._prune(5 * DAY_US)
     assert (await days_kept(store))[0] == 5
     counted = {}
     for step_s in (60, 300, 3_600):
@@ -104,7 +102,7 @@ async def test_rollups_are_kept_longer_the_longer_they_are(store: SqliteStore) -
 
 
 async def test_the_writer_rolls_up_while_it_runs(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios_collector.writer._ROLL_EVERY_S", 0.01)
+    monkeypatch.setattr("helios_collector.writer._KEEP_EVERY_S", 0.01)
     await filled(store)
     drain = asyncio.Event()
     clock = EventClock(NOW_US)

@@ -26,7 +26,7 @@ from helios_core.stored import StoredWindow
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
 _CLOSE_S: Final = 20.0
-_PRUNE_ROLLED: Final = 200
+_PRUNE_ROLLED: Final = 50
 _DAY_US: Final = 86_400 * US_PER_S
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 _JSON: Final = frozenset({"attributes", "labels", "document", "ids"})
@@ -47,6 +47,7 @@ class PostgresStore:
         self._pool = pool
         self._command_s = command_s
         self._closed = False
+        self._raw_from_us = 0  # as it was last; it only goes forward
 
     @classmethod
     async def open(cls, settings: PostgresSettings, *, command_s: float = _COMMAND_S) -> PostgresStore:
@@ -91,15 +92,16 @@ class PostgresStore:
         applying = Applying(writes)
         async with self._connection() as connection:
             # Before the transaction: nobody waits for the locks of new tables, and each day has its own.
-            await _execute(connection, "make_days", {"days": _days_of(writes)})
+            await _execute(connection, "make_days", {"days": _days_of(writes, self._raw_from_us)})
             async with connection.transaction():
-                outcomes = applying.run(
+                ledgers, positions, hashes = (
                     await _ledgers(connection, applying),
                     await _positions(connection, applying),
                     await _hashes(connection, applying),
-                    await connection.fetchval(_prepared("raw_from", {})[0]),
                 )
-                await _add_late(connection, applying.late)
+                self._raw_from_us = await connection.fetchval(_prepared("raw_from", {})[0])
+                outcomes = applying.run(ledgers, positions, hashes, self._raw_from_us)
+                await _mark(connection, applying)
                 await _write(connection, applying)
         return outcomes
 
@@ -133,10 +135,11 @@ class PostgresStore:
 
     async def _rolled(self, claim: str, until_us: int, limit: int) -> int:
         """Rolls up minutes, which are no longer marked then."""
-        text, arguments = _prepared(claim, {"until_us": until_us, "limit": limit})
         async with self._connection() as connection, connection.transaction():
-            pending = sorted((row["service"], row["start_us"]) for row in await connection.fetch(text, *arguments))
-            await _drive(connection, pending, rolling.rolled(pending))
+            pending = await _claimed(connection, claim, {"until_us": until_us, "limit": limit})
+            if pending:
+                await _lock(connection, pending)
+                await _drive(connection, rolling.rolled(pending))
         return len(pending)
 
     @asynccontextmanager
@@ -153,22 +156,34 @@ class PostgresStore:
             raise translated(error) from error
 
 
-async def _add_late(connection: Connection, late: Sequence[StoredWindow]) -> None:
-    """Before minutes are marked, which are later: so that two writers wait for each other and never in a circle."""
-    if not late:
-        return
-    minutes = rolling.minutes_of(late)
-    text, arguments = _prepared("claim_pending_of", _asked(minutes))
-    pending = sorted((row["service"], row["start_us"]) for row in await connection.fetch(text, *arguments))
-    await _drive(connection, pending, rolling.rolled(pending))
-    await _drive(connection, minutes, rolling.added(late))
+async def _mark(connection: Connection, applying: Applying) -> None:
+    """Marks minutes, and adds what is late. In the order of rolling up, marks and then services: so that a writer
+    and who rolls up wait for each other and never in a circle.
+    """
+    if applying.windows:
+        await _execute(connection, "touch_rollups", _asked(rolling.minutes_of(applying.windows)))
+    late = rolling.minutes_of(applying.late)
+    if late:
+        pending = await _claimed(connection, "claim_pending_of", _asked(late))
+        await _lock(connection, late)
+        await _drive(connection, rolling.rolled(pending))
+        await _drive(connection, rolling.added(applying.late))
 
 
-async def _drive(connection: Connection, buckets: Sequence[rolling.Bucket], steps: rolling.Rolling) -> None:
+async def _claimed(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[rolling.Bucket]:
+    """Marked minutes, whose marks are gone."""
+    text, arguments = _prepared(name, parameters)
+    return sorted((row["service"], row["start_us"]) for row in await connection.fetch(text, *arguments))
+
+
+async def _lock(connection: Connection, buckets: Sequence[rolling.Bucket]) -> None:
+    """The rollups of these services, until the transaction ends. Computing may take longer than a client may idle."""
+    await _execute(connection, "lock_rollups", {"services": sorted({service for service, _ in buckets})})
+    await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '15min'")
+
+
+async def _drive(connection: Connection, steps: rolling.Rolling) -> None:
     """What is computed goes on on a thread: it must not hold up everybody else."""
-    if not buckets:
-        return
-    await connection.fetch(*_flat("lock_rollups", {"services": _asked(buckets)["services"]}))
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:
         found: Sequence[Row] = []
@@ -197,12 +212,14 @@ def _flat(name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
     return text, *arguments
 
 
-def _days_of(writes: Sequence[Write]) -> list[str]:
-    """The days (UTC) that may get rows; as texts, because asyncpg takes the last day of 9999 for infinity."""
+def _days_of(writes: Sequence[Write], raw_from_us: int) -> list[str]:
+    """The days (UTC) that may get rows, of windows those that are kept; as texts, because asyncpg takes the last
+    day of 9999 for infinity.
+    """
     times_us: set[int] = set()
     for write in writes:
         if isinstance(write, SliceWrite):
-            times_us.update(window.start_us for window in write.slice.windows)
+            times_us.update(window.start_us for window in write.slice.windows if window.start_us >= raw_from_us)
             times_us.update(metric.time_us for metric in write.slice.metrics)
             times_us.update(sample.time_us for sample in write.slice.samples)
         elif isinstance(write, MetricsWrite):
@@ -282,8 +299,6 @@ async def _write(connection: Connection, applying: Applying) -> None:
     """Everywhere in the order of the key, so that two writers wait for each other and never in a circle."""
     templates = applying.templates
     events = sorted(applying.events, key=lambda row: (row["time_us"], row["idem_key"]))
-    if applying.windows:
-        await _execute(connection, "touch_rollups", _asked(rolling.minutes_of(applying.windows)))
     await _copy_windows(connection, applying.windows)
     await _copy(connection, "window_templates", _TEMPLATE, templates)
     await _copy(connection, "events", _EVENT, events)

@@ -34,3 +34,39 @@ CREATE TABLE rollup_state (
     raw_from timestamptz NOT NULL
 );
 INSERT INTO rollup_state VALUES (TIMESTAMPTZ '1970-01-01 00:00:00+00');
+
+-- As before, but no window is dropped that begins where windows are kept (chunks need not be days), and two
+-- may drop the same day.
+CREATE OR REPLACE PROCEDURE helios_prune(before timestamptz)
+LANGUAGE plpgsql AS $$
+DECLARE
+    parent  text;
+    until   timestamptz;
+    command text;
+BEGIN
+    FOREACH parent IN ARRAY ARRAY['windows', 'window_templates', 'events', 'metrics'] LOOP
+        until := CASE
+            WHEN parent LIKE 'window%' THEN least(before, (SELECT raw_from FROM rollup_state)) ELSE before
+        END;
+        FOR command IN
+            SELECT format('DROP TABLE IF EXISTS %I', child.relname) FROM pg_inherits
+            JOIN pg_class AS child ON child.oid = inhrelid
+            WHERE inhparent = parent::regclass AND child.relispartition
+              AND child.relname < format('%s_%s', parent, to_char(until AT TIME ZONE 'UTC', 'YYYYMMDD'))
+            UNION ALL
+            SELECT format('SELECT drop_chunks(%L::regclass, older_than => %L::timestamptz)', parent, until)
+            FROM pg_class WHERE oid = parent::regclass AND relkind = 'r'
+        LOOP
+            BEGIN
+                SET LOCAL lock_timeout = '2s';
+                EXECUTE command;
+            EXCEPTION WHEN lock_not_available THEN
+                RAISE WARNING 'left for the next time: %', command;
+            END;
+            COMMIT;
+        END LOOP;
+    END LOOP;
+    DELETE FROM anomalies WHERE decided_at < before;
+    DELETE FROM templates WHERE last_seen < before;
+END
+$$;

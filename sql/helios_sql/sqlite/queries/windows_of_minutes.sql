@@ -3,6 +3,6 @@ SELECT
     w.start_us, w.service, w.signal, w.events, w.errors, w.warnings, w.levels,
     w.unparsed, w.bytes_in, w.latency_count, w.latency_sum_us, w.latency, w.endpoints, w.templates_overflow
 FROM json_each(:buckets) AS minutes
-JOIN windows AS w
-    ON w.service = json_extract(minutes.value, '$[0]')
-    AND w.start_us >= json_extract(minutes.value, '$[1]') AND w.start_us < json_extract(minutes.value, '$[1]') + 60000000
+CROSS JOIN windows AS w  -- in this order: for each bucket one search of the index
+WHERE w.service = json_extract(minutes.value, '$[0]')
+  AND w.start_us >= json_extract(minutes.value, '$[1]') AND w.start_us < json_extract(minutes.value, '$[1]') + 60000000
