@@ -188,8 +188,8 @@ async def _drive(connection: Connection, steps: rolling.Rolling) -> None:
     while step is not None:
         found: Sequence[Row] = []
         if isinstance(step, rolling.Ask):
-            asked = {**_asked(step.buckets), **step.parameters}
-            found = [dict(row) for row in await connection.fetch(*_flat(step.query, asked))]
+            text, arguments = _prepared(step.query, {**_asked(step.buckets), **step.parameters})
+            found = [dict(row) for row in await connection.fetch(text, *arguments)]
         else:
             await _many(connection, "upsert_rollup", step.rows)
         step = await asyncio.to_thread(_sent, steps, found)
@@ -205,11 +205,6 @@ def _sent(steps: rolling.Rolling, found: Sequence[Row]) -> rolling.Ask | rolling
 def _asked(buckets: Collection[rolling.Bucket]) -> dict[str, Any]:
     services, starts = zip(*buckets, strict=True) if buckets else ((), ())
     return {"services": services, "starts": starts}
-
-
-def _flat(name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
-    text, arguments = _prepared(name, parameters)
-    return text, *arguments
 
 
 def _days_of(writes: Sequence[Write], raw_from_us: int) -> list[str]:
