@@ -80,7 +80,7 @@ class Live:
         self.poller = Poller(
             settings.metric_sources(), host=host, interval_s=settings.agent.collection_interval, clock=clock
         )
-        self._own = [agent_service(host)] if len(self.poller) else []
+        self._own = [agent_service(host)]
         self._batch_size = settings.agent.batch_size
         known = {id_: at for id_, at in spool.offsets.items() if isinstance(at, Checkpoint)}
         self.tails: list[tuple[FileSettings, Tail]] = []

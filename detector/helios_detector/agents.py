@@ -21,7 +21,7 @@ _MINUTE_US: Final = 60_000_000
 
 
 def lost(agent: Agent) -> Alert:
-    """The agent was heard of last at `heard_us`. The same alert for the same agent and time."""
+    """The agent was heard of last at `lost_us`. The same alert for the same agent and time."""
     names = [name for name in agent.services if name != agent_service(agent.host)]
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     finding = Finding(
@@ -34,7 +34,7 @@ def lost(agent: Agent) -> Alert:
         ),
         detail=f"nothing is known of {', '.join(names[:_MAX_NAMED]) or 'its host'}{more} since then",
     )
-    return _alert(agent, AlertState.FIRED, agent.heard_us + LOST_AFTER_US, agent.heard_us, (finding,))
+    return _alert(agent, AlertState.FIRED, agent.lost_us + LOST_AFTER_US, agent.lost_us, (finding,))
 
 
 def found(agent: Agent, lost_us: int, now_us: int) -> Alert:

@@ -17,7 +17,7 @@ from helios_core.batches import BatchId
 from helios_core.bus.base import Commit, Consumer, Partition, Received, Record, Topic, in_order_of_time
 from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import WireError
-from helios_core.model import OVERFLOW_SERVICE
+from helios_core.model import OVERFLOW_SERVICE, agent_service
 from helios_core.records import slice_of
 from helios_core.retry import until_available
 from helios_core.service import Context
@@ -245,7 +245,13 @@ class DetectorService:
             return service, part.deltas, record.time_us, []
         host = record.headers.get("host", "")
         agent = self._watermarks.heard(
-            service, id_.agent_id, host, part.watermark_us, record.time_us, closing=part.closing
+            service,
+            id_.agent_id,
+            host,
+            part.watermark_us,
+            record.time_us,
+            own=part.service == agent_service(host),
+            closing=part.closing,
         )
         if agent is None:
             return service, part.deltas, record.time_us, []

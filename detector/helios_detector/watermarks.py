@@ -55,6 +55,8 @@ class Agent:
     Attributes:
         heard_us: when it was heard of last, by the receiver's clock.
         watermark_us: up to when it has read, whichever service it said so for.
+        told_us: when its own slice was read last; 0 where that is not read here, but by another detector: then that
+            one says when the agent is lost.
         lost_us: when it had been heard of last before it was lost; 0 while it is not.
         services: those that it has brought since it was heard of first.
     """
@@ -63,6 +65,7 @@ class Agent:
     host: str
     heard_us: int
     watermark_us: int = 0
+    told_us: int = 0
     lost_us: int = 0
     services: dict[str, None] = field(default_factory=dict)
 
@@ -108,12 +111,21 @@ class Watermarks:
         return OVERFLOW_SERVICE
 
     def heard(
-        self, service: str, agent: bytes, host: str, watermark_us: int, now_us: int, *, closing: bool = False
+        self,
+        service: str,
+        agent: bytes,
+        host: str,
+        watermark_us: int,
+        now_us: int,
+        *,
+        own: bool = False,
+        closing: bool = False,
     ) -> Agent | None:
-        """Takes what a slice says; returns the agent when it had been lost: it is not any more.
+        """Takes what a slice says; returns the agent when it was said to be lost: it is not any more.
 
         Args:
             watermark_us: 0 when the slice says nothing of it.
+            own: it is the slice of the agent itself.
             closing: the agent ends in good order.
         """
         state = self._service(service)
@@ -132,15 +144,20 @@ class Watermarks:
         source.heard_us = now_us
         known.services[service] = None
         known.watermark_us = max(known.watermark_us, watermark_us)
-        was_lost = None
+        back = None
         if self._idle_after_us is not None:
             if self._away_us(known, now_us) >= LOST_AFTER_US:  # also when nobody was there to notice it
-                known.lost_us = known.lost_us or known.heard_us
-            was_lost = known if known.lost_us else None
+                known.lost_us = known.lost_us or known.told_us or known.heard_us
+            if not known.told_us:
+                known.lost_us = 0
+            elif known.lost_us and own:
+                back = known
         known.heard_us = now_us
+        if own:
+            known.told_us = now_us
         if closing:
             self._forget(known)
-        return was_lost
+        return back
 
     def read_history(self, service: str, watermark_us: int) -> None:
         """Takes what a slice of the past says: it counts until something live is known of the service."""
@@ -220,6 +237,7 @@ class Watermarks:
         self._stepped_us = now_us
         for agent in self._agents.values():
             agent.heard_us = min(agent.heard_us, now_us)
+            agent.told_us = min(agent.told_us, now_us)
         for state in self._services.values():
             state.received_us = min(state.received_us, now_us)
             for source in state.agents.values():
@@ -235,7 +253,7 @@ class Watermarks:
         return now_us - max(agent.heard_us, self._resumed_us)
 
     def newly_lost(self, now_us: int, since_us: int) -> list[Agent]:
-        """Agents that were not heard of for a minute, each once.
+        """Agents that were not heard of for a minute, each once, and said by one detector.
 
         Args:
             now_us: the receiver's clock.
@@ -249,8 +267,8 @@ class Watermarks:
             if not agent.lost_us and now_us - max(agent.heard_us, since_us) >= LOST_AFTER_US
         ]
         for agent in lost:
-            agent.lost_us = agent.heard_us
-        return lost
+            agent.lost_us = agent.told_us or agent.heard_us
+        return [agent for agent in lost if agent.told_us]
 
     def forgotten(self, now_us: int) -> list[Agent]:
         """Agents that were not heard of for a day: they are not known any more."""
@@ -258,9 +276,9 @@ class Watermarks:
             return []
         gone = [agent for agent in self._agents.values() if self._away_us(agent, now_us) >= FORGOTTEN_AFTER_US]
         for agent in gone:
-            agent.lost_us = agent.lost_us or agent.heard_us
+            agent.lost_us = agent.lost_us or agent.told_us or agent.heard_us
             self._forget(agent)
-        return gone
+        return [agent for agent in gone if agent.told_us]
 
     def _service(self, name: str) -> _Service | None:
         """None for one too many."""

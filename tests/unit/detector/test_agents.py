@@ -17,11 +17,11 @@ ID = b"0123456789abcdef"
 
 
 def agent(*services: str, id_: bytes = ID, host: str = "h1", heard_us: int = T0) -> Agent:
-    return Agent(id_, host, heard_us, services=dict.fromkeys(services or ("web",)))
+    return Agent(id_, host, heard_us, lost_us=heard_us, services=dict.fromkeys(services or ("web",)))
 
 
 AGENTS = st.builds(
-    lambda id_, host, heard_us, names: Agent(id_, host, heard_us, services=dict.fromkeys(names)),
+    lambda id_, host, heard_us, names: Agent(id_, host, heard_us, lost_us=heard_us, services=dict.fromkeys(names)),
     st.binary(min_size=16, max_size=16),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.integers(0, 2**52),
@@ -40,7 +40,7 @@ def test_the_same_loss_is_the_same_alert_and_comes_back_from_the_bus(made: Agent
 @given(AGENTS, st.integers(0, 2**40))
 def test_the_end_has_the_episode_of_the_beginning(made: Agent, later_us: int) -> None:
     began = agents.lost(made)
-    made.lost_us, made.heard_us = made.heard_us, made.heard_us + LOST_AFTER_US + later_us + 1
+    made.heard_us += LOST_AFTER_US + later_us + 1
     ended = agents.found(made, made.lost_us, made.heard_us)
     assert (ended.episode, ended.service, ended.family) == (began.episode, began.service, began.family)
     assert ended.id != began.id

@@ -19,7 +19,7 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
 from helios_core.bus.embedded import EmbeddedBus
 from helios_core.bus.memory import MemoryBus
-from helios_core.model import Event, EventRecord, Level
+from helios_core.model import Event, EventRecord, Level, agent_service
 from helios_core.records import events_record, slice_record
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.windows import WindowDelta
@@ -118,6 +118,13 @@ class Agent:
         data = wire.slice_to_proto(Slice("web", us(watermark_s), deltas=[delta])).SerializeToString()
         return slice_record(BatchId(self._id, 1, self._sequence), "web", data, self._host)
 
+    def batch(self, watermark_s: float) -> list[Record]:
+        """The same with the agent's own slice."""
+        sent = self.send(watermark_s)
+        own = agent_service(self._host)
+        data = wire.slice_to_proto(Slice(own, us(watermark_s))).SerializeToString()
+        return [sent, slice_record(BatchId(self._id, 1, self._sequence), own, data, self._host)]
+
 
 def raw(second: float, *, at: float, count: int = 20) -> Record:
     events = [Event(us(second), "api", Level.INFO, "x", host="c") for _ in range(count)]
@@ -153,13 +160,13 @@ async def logged(script: Script, folder: Path) -> tuple[DetectorService, list[st
 @pytest.mark.parametrize("back_s", [30, 300, 3_600, 90_000])
 async def test_an_agent_that_ends_is_lost_a_minute_after_the_clock_was_set_back(tmp_path: Path, back_s: int) -> None:
     agent = Agent()
-    steps = [Step(s, [agent.send(s)]) for s in range(10, 110, 10)]
+    steps = [Step(s, agent.batch(s)) for s in range(10, 110, 10)]
     steps += [Step(100 - back_s + s) for s in range(1, 59)]
     script = Script([*steps])
     _, warned = await logged(script, tmp_path / "one")
     assert (script.published, warned) == ([], ["clock_stepped_back"])
     agent = Agent()
-    steps = [Step(s, [agent.send(s)]) for s in range(10, 110, 10)]
+    steps = [Step(s, agent.batch(s)) for s in range(10, 110, 10)]
     steps += [Step(100 - back_s + s) for s in range(1, 80)]
     script = Script([*steps])
     await ran(script, tmp_path / "two")
@@ -274,7 +281,7 @@ async def test_while_the_machine_slept_nobody_was_silent(
 
 async def test_an_agent_that_does_not_come_back_is_lost_a_minute_later(tmp_path: Path) -> None:
     agent = Agent()
-    steps = [Step(s, [agent.send(s)]) for s in range(10, 110, 10)]
+    steps = [Step(s, agent.batch(s)) for s in range(10, 110, 10)]
     script = Script([*steps, *[Step(7_300 + s) for s in range(62)]])
     await ran(script, tmp_path)
     (lost,) = script.published

@@ -22,7 +22,7 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Commit, Partition, Received, Record, Topic, first_of, in_order_of_time
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
-from helios_core.model import Event, EventRecord, Level, Signal
+from helios_core.model import Event, EventRecord, Level, Signal, agent_service
 from helios_core.records import events_record, slice_record
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.windows import WindowDelta
@@ -221,6 +221,11 @@ class Sender:
         id_ = BatchId(self._agent, self._incarnation, self._sequence)
         return slice_record(id_, service, wire.slice_to_proto(part).SerializeToString(), self._host)
 
+    def batch(self, watermark_s: float, *deltas: WindowDelta, closing: bool = False) -> list[Record]:
+        """One batch with the agent's own slice in it, as agents send them."""
+        sent = self.send(watermark_s, *deltas, closing=closing)
+        return [sent, self.send(watermark_s, service=agent_service(self._host), closing=closing, again=True)]
+
 
 def delta(second: float, events: int = 100, errors: int = 0, *, seconds: int = 10) -> WindowDelta:
     made = WindowDelta(us(second), "web", "h1", duration_ms=seconds * 1_000)
@@ -388,9 +393,9 @@ async def test_silence_of_a_live_agents_service_alerts(tmp_path: Path) -> None:
 
 async def test_a_lost_agent_is_said_once_and_is_found_again(tmp_path: Path) -> None:
     agent = Sender()
-    steps = [Step(s, [agent.send(s, delta(s - 10))]) for s in range(10, 110, 10)]
+    steps = [Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 110, 10)]
     steps += [Step(s) for s in range(101, 400)]
-    steps += [Step(s, [agent.send(s, delta(s - 10))]) for s in range(400, 500, 10)]
+    steps += [Step(s, agent.batch(s, delta(s - 10))) for s in range(400, 500, 10)]
     site = Site(steps)
     await ran(site, tmp_path)
     fired, resolved = site.published
@@ -407,7 +412,7 @@ async def test_the_services_of_a_lost_agent_are_not_called_silent(tmp_path: Path
     """Silence is an alert only when the service's agents are alive; otherwise it is the agent that is lost."""
     agent = Sender()
     steps = [Step(3, learned(agent, "web", closing=False))]
-    steps += [Step(s, [agent.send(s, delta(s - 10, 34))]) for s in range(10, 610, 10)]
+    steps += [Step(s, agent.batch(s, delta(s - 10, 34))) for s in range(10, 610, 10)]
     steps += [Step(s) for s in range(610, 1_200, 10)]
     site = Site(steps)
     await ran(site, tmp_path)
@@ -427,7 +432,7 @@ async def test_a_service_of_a_lost_agent_that_also_has_raw_events_is_not_called_
 
     steps = [Step(3, learned(agent, "web", closing=False))]
     for s in range(10, 1_200, 10):
-        records = [agent.send(s, delta(s - 10, 34))] if s <= 600 else []
+        records = agent.batch(s, delta(s - 10, 34)) if s <= 600 else []
         if spans == "all the time" or s == 100:
             records.append(span(s))
         steps.append(Step(s, records))
@@ -451,10 +456,10 @@ async def test_an_agent_that_ended_in_good_order_is_not_lost(tmp_path: Path) -> 
 
 async def test_no_agent_is_lost_because_the_detector_was_down(tmp_path: Path) -> None:
     agent = Sender()
-    before = [Step(s, [agent.send(s, delta(s - 10))]) for s in range(10, 60, 10)]
+    before = [Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 60, 10)]
     site = Site(before)
     await ran(site, tmp_path)
-    site.steps += [Step(1_000 + s, [agent.send(50)] if s > 40 else []) for s in range(0, 50, 10)]
+    site.steps += [Step(1_000 + s, agent.batch(50) if s > 40 else []) for s in range(0, 50, 10)]
     site.drain.clear()
     site.clock.advance_to(us(1_000))
     await ran(site, tmp_path)
@@ -463,10 +468,10 @@ async def test_no_agent_is_lost_because_the_detector_was_down(tmp_path: Path) ->
 
 async def test_an_agent_that_was_lost_before_a_restart_is_found_after_it(tmp_path: Path) -> None:
     agent = Sender()
-    site = Site([Step(10, [agent.send(10, delta(0))]), *[Step(s) for s in range(20, 120, 10)]])
+    site = Site([Step(10, agent.batch(10, delta(0))), *[Step(s) for s in range(20, 120, 10)]])
     await ran(site, tmp_path)
     (lost,) = site.published
-    site.steps += [Step(200), Step(210, [agent.send(205, delta(200))]), Step(220)]
+    site.steps += [Step(200), Step(210, agent.batch(205, delta(200))), Step(220)]
     site.drain.clear()
     site.clock.advance_to(us(200))
     await ran(site, tmp_path)
@@ -478,7 +483,7 @@ async def test_an_agent_that_was_lost_before_a_restart_is_found_after_it(tmp_pat
 async def test_a_lost_agent_that_is_given_up_after_a_day_is_over(tmp_path: Path, restarts: bool) -> None:
     """Also when the detector was restarted late: else its incident would never end."""
     agent = Sender()
-    site = Site([Step(10, [agent.send(10, delta(0))]), *[Step(s) for s in range(20, 120, 10)]])
+    site = Site([Step(10, agent.batch(10, delta(0))), *[Step(s) for s in range(20, 120, 10)]])
     later = [Step(86_400 + s) for s in range(20, 160, 10)]
     if not restarts:
         site.steps += later

@@ -25,11 +25,18 @@ class Site:
         self.watermarks = Watermarks(idle_after_us)
 
     def heard(
-        self, agent: bytes, watermark_s: float | None, now_s: float, service: str = "web", *, closing: bool = False
+        self,
+        agent: bytes,
+        watermark_s: float | None,
+        now_s: float,
+        service: str = "web",
+        *,
+        own: bool = True,
+        closing: bool = False,
     ) -> Agent | None:
         watermark_us = 0 if watermark_s is None else us(watermark_s)
         return self.watermarks.heard(
-            service, agent, f"host-{agent[:1].decode()}", watermark_us, us(now_s), closing=closing
+            service, agent, f"host-{agent[:1].decode()}", watermark_us, us(now_s), own=own, closing=closing
         )
 
     def received(self, now_s: float, service: str = "web") -> None:
@@ -255,6 +262,20 @@ def test_an_agent_is_lost_after_a_minute_and_said_once() -> None:
     assert site.lost(60) == [A]
     assert site.lost(61) == []
     assert site.lost(7_200) == []
+
+
+def test_of_several_detectors_the_one_that_reads_the_agents_own_slice_says_that_it_is_lost() -> None:
+    reader, other = Site(), Site()
+    for site in (reader, other):
+        site.heard(A, 0, 0, "web", own=False)
+    reader.heard(A, 0, 0.5, "helios-agent@host-a")
+    assert (reader.lost(61), other.lost(61)) == ([A], [])
+    assert other.heard(A, 90, 90, "web", own=False) is None
+    assert reader.heard(A, 90, 90, "web", own=False) is None, "it waits for the slice that it said it by"
+    back = reader.heard(A, 90, 90.5, "helios-agent@host-a")
+    assert back is not None
+    assert back.lost_us == us(0.5)
+    assert (reader.forgotten(2 * DAY_S), other.forgotten(2 * DAY_S)) == ([A], [])
 
 
 def test_each_agent_is_lost_by_itself() -> None:
