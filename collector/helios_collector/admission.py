@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
+from helios_collector.gathering import Gathering
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.errors import BusUnavailable, HeliosError
@@ -203,6 +204,7 @@ class Admission:
         self._telemetry = telemetry or Telemetry()
         self._held = 0
         self._breaker = Breaker(now_s)
+        self._gathering = Gathering(self.publish)
         self.rates = Rates(limits, now_s)
 
     @contextmanager
@@ -237,24 +239,34 @@ class Admission:
         self._held += n_bytes
         self._telemetry.pending.set(self._held)
 
-    async def publish(self, records: Sequence[Record]) -> None:
-        """As `Bus.publish`; Busy, at once, while the bus is away. Nothing is always published."""
+    async def publish_events(
+        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
+    ) -> None:
+        """Raw events, in records that requests share: see `Gathering.publish`; Busy while the bus is away."""
+        await self._gathering.publish(received_us, events, others)
+
+    async def publish(self, records: Sequence[Record], requests: int = 1) -> None:
+        """As `Bus.publish`; Busy, at once, while the bus is away. Nothing is always published.
+
+        Args:
+            requests: that many wait for it.
+        """
         if not records:
             return
         try:
-            with self._counting(), self._breaker.trying():
+            with self._counting(requests), self._breaker.trying():
                 await self._bus.publish(records)
         finally:
             self._telemetry.breaker.set(self._breaker.is_open)
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
+    def _counting(self, requests: int = 1) -> Iterator[None]:
         """Refusals by their reason."""
         try:
             yield
         except RateLimited:
-            self._telemetry.refused.labels("rate").inc()
+            self._telemetry.refused.labels("rate").inc(requests)
             raise
         except Busy as error:
-            self._telemetry.refused.labels(error.reason).inc()
+            self._telemetry.refused.labels(error.reason).inc(requests)
             raise

@@ -13,14 +13,14 @@ from helios_collector.admission import Admission, Visit
 from helios_collector.body import BodyError, Gate, plain, read
 from helios_collector.events import TIMESTAMP_REPLACED, Reader, items
 from helios_collector.faults import http_answer
-from helios_collector.ingest import ServiceNames, client_of, event_records
+from helios_collector.ingest import ServiceNames, client_of
 from helios_collector.telemetry import Telemetry
+from helios_core import wire
 from helios_core.bus.base import Record
 from helios_core.clock import Clock
 from helios_core.errors import WireError
 from helios_core.exposed import Answer, headers_of, refusal
 from helios_core.keys import Keys, Scope
-from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 from helios_core.routes import HttpScope, Receive, Send, respond
 
@@ -98,7 +98,7 @@ class HttpIngest:
     async def _events(self, headers: dict[str, str], data: bytes, client: str, visit: Visit) -> Answer:
         key = headers.get("idempotency-key", "")
         now_us = self._clock.now_us()
-        by_service: defaultdict[str, list[Event]] = defaultdict(list)
+        by_service: defaultdict[str, list[bytes]] = defaultdict(list)
         errors: list[dict[str, Any]] = []
         warnings: list[dict[str, Any]] = []
         records: list[Record] = []
@@ -115,17 +115,15 @@ class HttpIngest:
             if name != event.service:
                 warnings.append({"index": index, "reason": f"too many services: {event.service} counts as {name}"})
                 event = replace(event, service=name)
-            by_service[name].append(event)
+            by_service[name].append(wire.event_field(wire.event_to_proto(event)))
             if TIMESTAMP_REPLACED in event.attributes:
                 written = event.attributes[TIMESTAMP_REPLACED]
                 reason = f"timestamp {written} is not within the last 30 days and 10 minutes ahead: counted as of now"
                 warnings.append({"index": index, "reason": reason})
-        for service, events in by_service.items():
-            records += event_records(EventRecord(service, now_us, events))
         if self._gate.is_closed():
             return _STOPPING
         with self._gate.passing():
-            await self._admission.publish(records)
+            await self._admission.publish_events(now_us, by_service, records)
         accepted = sum(map(len, by_service.values()))
         visit.spend(accepted + len(errors))
         self._telemetry.events_accepted.labels("http").inc(accepted)

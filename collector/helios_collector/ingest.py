@@ -1,7 +1,4 @@
-"""What the collector does with a batch: check it, put its slices on the bus, and only then say so.
-
-And how raw events stand in records, for whatever takes them.
-"""
+"""What the collector does with a batch: check it, put its slices on the bus, and only then say so."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ from helios_collector.faults import retry_after_s
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.batches import BatchId
-from helios_core.bus.base import MAX_RECORD_BYTES, Record
+from helios_core.bus.base import Record
 from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusUnavailable, WireError
 from helios_core.keys import Keys, hash_of
-from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE, EventRecord
-from helios_core.records import dead_letter, events_record, slice_record
+from helios_core.model import MAX_SERVICES_PER_CLIENT, OVERFLOW_SERVICE
+from helios_core.records import dead_letter, slice_record
 
 _MAX_HOST_CHARS: Final = 255
 MAX_SERVICES: Final = 10_000
@@ -169,16 +166,3 @@ def peer_address(peer: str) -> str:
     """The address in what gRPC calls a peer, `ipv4:10.0.0.1:4711` or `ipv6:%5B::1%5D:4711`, without the port."""
     kind, _, address = unquote(peer).partition(":")
     return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
-
-
-def event_records(record: EventRecord) -> list[Record]:
-    """Raw events of one service as records that the bus takes: usually one."""
-    made = events_record(record)
-    if len(made.value) <= MAX_RECORD_BYTES or len(record.events) == 1:
-        return [made]
-    middle = len(record.events) // 2
-    return [
-        part
-        for events in (record.events[:middle], record.events[middle:])
-        for part in event_records(EventRecord(record.service, record.received_us, events))
-    ]

@@ -7,7 +7,6 @@ import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -20,7 +19,7 @@ from helios.v1 import service_pb2, service_pb2_grpc
 from helios_collector.admission import Admission, Visit
 from helios_collector.events import checked
 from helios_collector.faults import Faults, unavailable
-from helios_collector.ingest import Ingest, ServiceNames, client_of, event_records, peer_address
+from helios_collector.ingest import Ingest, ServiceNames, client_of, peer_address
 from helios_collector.otlp import servicer as otlp
 from helios_collector.otlp.receiver import Receiver
 from helios_collector.telemetry import Telemetry
@@ -28,7 +27,6 @@ from helios_core import wire
 from helios_core.clock import Clock
 from helios_core.errors import WireError
 from helios_core.keys import Keys, Scope
-from helios_core.model import Event, EventRecord
 from helios_core.records import dead_letter
 from helios_core.settings import split
 from helios_core.tls import Certificate, Pem
@@ -95,21 +93,20 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         self, request: service_pb2.SendEventsRequest, client: str, visit: Visit
     ) -> service_pb2.SendEventsResponse:
         response = service_pb2.SendEventsResponse()
-        by_service: defaultdict[str, list[Event]] = defaultdict(list)
+        by_service: defaultdict[str, list[bytes]] = defaultdict(list)
         records = []
         now_us = self._clock.now_us()
         for index, message in enumerate(request.events):
             try:
-                event = checked(wire.event_from_proto(message), now_us)
+                service = checked(wire.event_from_proto(message), now_us).service
             except WireError as error:
                 response.rejected.add(index=index, reason=str(error))
                 records.append(dead_letter("event", str(error), message.SerializeToString()))
                 continue
-            name = self._names.under(event.service, client)
-            by_service[name].append(event if name == event.service else replace(event, service=name))
-        for service, events in by_service.items():
-            records += event_records(EventRecord(service, now_us, events))
-        await self._admission.publish(records)
+            name = self._names.under(service, client)
+            message.service = name
+            by_service[name].append(wire.event_field(message))
+        await self._admission.publish_events(now_us, by_service, records)
         visit.spend(len(request.events))
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)

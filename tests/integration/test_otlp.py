@@ -419,7 +419,7 @@ async def test_a_fault_of_ours_is_unavailable_and_says_when_to_come_back(
 
 
 async def test_a_fault_in_reading_a_request_is_unavailable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios_collector.otlp.receiver._records", lambda *_: 1 / 0)
+    monkeypatch.setattr("helios_collector.otlp.receiver._published", lambda *_: 1 / 0)
     async with collector(tmp_path) as site:
         with pytest.raises(aio.AioRpcError) as caught:
             await site.export(logs(1))

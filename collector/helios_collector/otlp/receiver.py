@@ -17,12 +17,13 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_pb2
 
 from helios_collector.admission import Admission, Visit
-from helios_collector.ingest import ServiceNames, event_records
+from helios_collector.ingest import ServiceNames
 from helios_collector.otlp import convert
 from helios_collector.telemetry import Telemetry
+from helios_core import wire
 from helios_core.bus.base import MAX_RECORD_BYTES, Record
 from helios_core.clock import Clock
-from helios_core.model import Event, EventRecord, MetricRecord, MetricSample
+from helios_core.model import Event, MetricRecord, MetricSample
 from helios_core.records import dead_letter, metrics_record
 
 _MAX_REASONS: Final = 3
@@ -102,8 +103,8 @@ class Receiver:
         made = await asyncio.to_thread(kind.converted, request, now_us)
         services = [event.service for event in made.events] + [sample.service for sample in made.metrics]
         names = {service: self._names.under(service, client) for service in dict.fromkeys(services)}
-        records = await asyncio.to_thread(_records, kind, made, names, now_us)
-        await self._admission.publish(records)
+        events, others = await asyncio.to_thread(_published, kind, made, names, now_us)
+        await self._admission.publish_events(now_us, events, others)
         visit.spend(made.taken + len(made.rejected))
         self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
         self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
@@ -116,18 +117,22 @@ class Receiver:
         return response
 
 
-def _records(kind: Kind, made: convert.Converted, names: Mapping[str, str], now_us: int) -> list[Record]:
-    """What is to be published.
+def _published(
+    kind: Kind, made: convert.Converted, names: Mapping[str, str], now_us: int
+) -> tuple[dict[str, list[bytes]], list[Record]]:
+    """What is to be: the events of each service, and records beside them.
 
     Args:
         names: under which each service is counted.
     """
     records = [dead_letter(f"otlp {kind.name}", reason, raw) for reason, raw in made.rejected]
-    for service, events in _by_service(made.events, names).items():
-        records += event_records(EventRecord(service, now_us, events))
     for service, samples in _by_service(made.metrics, names).items():
         records += _metric_records(MetricRecord(service, now_us, samples))
-    return records
+    found = {
+        service: [wire.event_field(wire.event_to_proto(event)) for event in events]
+        for service, events in _by_service(made.events, names).items()
+    }
+    return found, records
 
 
 def _by_service(items: Sequence[_T], names: Mapping[str, str]) -> dict[str, list[_T]]:

@@ -23,6 +23,7 @@ from helios_core.wire.checks import (
     check_service,
 )
 from helios_core.wire.events import (
+    event_field,
     event_from_proto,
     event_to_bytes,
     event_to_proto,
@@ -31,6 +32,7 @@ from helios_core.wire.events import (
     metric_record_to_bytes,
     metric_to_proto,
     record_from_bytes,
+    record_of,
     record_to_bytes,
 )
 from helios_core.wire.merging import merged_distincts, merged_latencies
@@ -63,6 +65,7 @@ __all__ = [
     "distinct_from_proto",
     "distinct_to_bytes",
     "distinct_to_proto",
+    "event_field",
     "event_from_proto",
     "event_to_bytes",
     "event_to_proto",
@@ -80,6 +83,7 @@ __all__ = [
     "metric_to_proto",
     "open_request",
     "record_from_bytes",
+    "record_of",
     "record_to_bytes",
     "slice_from_bytes",
     "slice_from_proto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 
 import msgspec
@@ -95,6 +96,16 @@ def record_to_bytes(record: EventRecord) -> bytes:
     return events_pb2.EventRecord(
         service=record.service, received_us=record.received_us, events=map(event_to_proto, record.events)
     ).SerializeToString()
+
+
+def event_field(message: events_pb2.Event) -> bytes:
+    """An event as it stands in a record: the records of one service may be joined from such."""
+    return events_pb2.EventRecord(events=(message,)).SerializeToString()
+
+
+def record_of(service: str, received_us: int, fields: Iterable[bytes]) -> bytes:
+    """A record of the topic `events` from `event_field`s: messages that follow each other are merged into one."""
+    return events_pb2.EventRecord(service=service, received_us=received_us).SerializeToString() + b"".join(fields)
 
 
 def record_from_bytes(data: bytes) -> EventRecord:
