@@ -165,23 +165,27 @@ async def serve(
     names: ServiceNames | None = None,
     receiver: Receiver | None = None,
     certificate: Certificate | None = None,
+    *,
+    shared: bool = False,
 ) -> Server:
     """A running server.
 
     Args:
+        shared: other processes listen there, too.
         certificate: its own; without one it is in the clear.
         receiver: of OTLP; without one that is not spoken.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    _probe(address)
+    if not shared:
+        _probe(address)
     telemetry = telemetry or Telemetry()
     server = aio.server(
         interceptors=[Faults(telemetry)],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_connection_idle_ms", _IDLE_MS),
         ],

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helios_core.bus.base import Bus
 from helios_core.bus.embedded import EmbeddedBus
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.datadir import DataDir
-from helios_core.errors import BusError, MissingExtra
-from helios_core.store.base import Store
+from helios_core.errors import BusError, ConfigError, MissingExtra
+from helios_core.store.base import Outcome, Row, Statement, Store, Write
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.store.sqlite import SqliteStore
 
@@ -25,15 +26,47 @@ class Engines:
     store: Store
 
 
+class NoStore:
+    """In the place of a store where a process has none to do with: whoever asks it is wrong."""
+
+    async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
+        raise self._fault()
+
+    async def transact(self, statements: Sequence[Statement]) -> None:
+        raise self._fault()
+
+    async def query(self, name: str, **parameters: Any) -> list[Row]:
+        raise self._fault()
+
+    async def roll_up(self, until_us: int, limit: int) -> int:
+        raise self._fault()
+
+    async def prune(self, before_us: int) -> None:
+        raise self._fault()
+
+    async def close(self) -> None:
+        return None
+
+    def _fault(self) -> ConfigError:
+        return ConfigError("this process has no store: `store` is not among its `roles`")
+
+
 @asynccontextmanager
 async def opened(
-    data_dir: Path, kafka: KafkaSettings | None = None, postgres: PostgresSettings | None = None
+    data_dir: Path,
+    kafka: KafkaSettings | None = None,
+    postgres: PostgresSettings | None = None,
+    *,
+    stores: bool = True,
+    shared: bool = False,
 ) -> AsyncIterator[Engines]:
     """The engines of a data directory, closed when the context ends.
 
     Args:
         kafka: the bus, instead of the embedded log in the directory.
         postgres: the store, instead of SQLite in the directory.
+        stores: without it there is no store.
+        shared: whoever has started this process holds the lock of the directory.
 
     Raises:
         DataDirError: the directory cannot be written, or belongs to a running instance.
@@ -41,19 +74,16 @@ async def opened(
         BusError: the topics are not as they must be.
         StoreError: the database cannot be used, or its schema is not the one of this code.
     """
-    lock = DataDir(data_dir)
-    try:
+    async with AsyncExitStack() as held:
+        if not shared:
+            held.callback(DataDir(data_dir).close)
         bus = EmbeddedBus(data_dir / "bus.db") if kafka is None else await _kafka(kafka)
-        try:
+        held.push_async_callback(bus.close)
+        store: Store = NoStore()
+        if stores:
             store = SqliteStore(data_dir / "store.db") if postgres is None else await _postgres(postgres)
-            try:
-                yield Engines(bus, store)
-            finally:
-                await store.close()
-        finally:
-            await bus.close()
-    finally:
-        lock.close()
+        held.push_async_callback(store.close)
+        yield Engines(bus, store)
 
 
 async def _kafka(settings: KafkaSettings) -> Bus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -14,17 +14,26 @@ PATHS: Final = ("/health", "/metrics")
 Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
 
 
+def scraped(registry: CollectorRegistry) -> Callable[[], Awaitable[bytes]]:
+    """What a process that is alone answers to a scrape."""
+
+    async def answer() -> bytes:
+        return generate_latest(registry)
+
+    return answer
+
+
 class Exposed:
     """The ASGI application for PATHS.
 
     Args:
         keys: `/metrics` asks for the scope `metrics`; `/health` is open.
-        registry: of the whole process.
+        metrics: those of the whole process, or of all that share its work, as Prometheus reads them.
     """
 
-    def __init__(self, keys: Keys, registry: CollectorRegistry) -> None:
+    def __init__(self, keys: Keys, metrics: Callable[[], Awaitable[bytes]]) -> None:
         self._keys = keys
-        self._registry = registry
+        self._metrics = metrics
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -37,7 +46,7 @@ class Exposed:
             status, body, extra = refused
             await respond(send, status, body, extra)
         elif path == "/metrics":
-            await respond(send, 200, generate_latest(self._registry), kind=CONTENT_TYPE_LATEST.encode())
+            await respond(send, 200, await self._metrics(), kind=CONTENT_TYPE_LATEST.encode())
         else:
             await respond(send, 200, {"status": "ok"})
 

@@ -17,8 +17,13 @@ _GRACE_S: Final = 5
 
 
 @contextlib.asynccontextmanager
-async def serving(app: App, address: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def serving(
+    app: App, address: str, tls: ssl.SSLContext | None = None, *, shared: bool = False
+) -> AsyncIterator[str]:
     """The application at an address, while the context is open; yields `host:port`.
+
+    Args:
+        shared: other processes listen there, too.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -31,7 +36,7 @@ async def serving(app: App, address: str, tls: ssl.SSLContext | None = None) -> 
     except ImportError as error:
         raise HeliosError(f"HTTP needs a server ({error}): pip install 'helios-observability[collector]'") from error
     raise_limit_of_files()
-    listener = _listener(address)
+    listener = _listener(address, shared=shared)
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -58,12 +63,14 @@ async def serving(app: App, address: str, tls: ssl.SSLContext | None = None) -> 
         listener.close()
 
 
-def _listener(address: str) -> socket.socket:
+def _listener(address: str, *, shared: bool) -> socket.socket:
     host, port = split(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, or asyncio leaves Nagle's algorithm on, and every answer takes 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except (OSError, TypeError, ValueError) as error:  # what a name that cannot be one gives

@@ -20,9 +20,10 @@ from helios_core.clock import US_PER_S, Clock
 from helios_core.errors import HeliosError
 from helios_core.keys import Keys
 from helios_core.routes import Routes
-from helios_core.settings import Limits
+from helios_core.settings import ROLES, Limits, Role
 from helios_core.store.base import Store
 from helios_core.tls import Certificate
+from helios_core.workers import Worker
 
 LIVE_LATENESS_US: Final = 2 * US_PER_S
 REPLAY_LATENESS_US: Final = 60 * US_PER_S
@@ -51,6 +52,8 @@ class Context:
         keys: who may do what.
         certificate: of the listeners; None where they are in the clear.
         limits: how much the collector takes at once.
+        roles: what the collector does.
+        worker: which of several processes this is, that listen on the same ports; None for one alone.
         routes: where a service mounts what it answers over HTTP; None where nothing is served.
         otlp_routes: the same of a listener for OTLP alone; None where there is none.
         metrics: where a service registers what it counts.
@@ -79,6 +82,8 @@ class Context:
     keys: Keys = field(default_factory=lambda: Keys(None))
     certificate: Certificate | None = None
     limits: Limits = field(default_factory=Limits)
+    roles: tuple[Role, ...] = ROLES
+    worker: Worker | None = None
     routes: Routes | None = None
     otlp_routes: Routes | None = None
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)

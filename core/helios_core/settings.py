@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,9 @@ from helios_core.keyfile import ApiKey, KeyFile, grants_of
 from helios_core.keys import Keys
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.tls import TlsSettings
+
+Role: TypeAlias = Literal["ingest", "store"]
+ROLES: Final[tuple[Role, ...]] = ("ingest", "store")
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         api_keys_file: more of them, which `helios keys` keeps; by itself in the data directory.
         tls: certificates; without them connections are in the clear.
         limits: how much is taken at once.
+        roles: what a collector as a process of its own does: take what comes in, write the store, or both.
+        workers: how many processes of a collector of its own share its ports; they need Kafka, and PostgreSQL to store.
+            Each bounds by itself what `limits` says.
     """
 
     data_dir: str = "helios-data"
@@ -57,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_keys_file: str = ""
     tls: TlsSettings | None = None
     limits: Limits = Limits()
+    roles: tuple[Role, ...] = ROLES
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     kafka: KafkaSettings | None = None
     postgres: PostgresSettings | None = None
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3_650)] = 30

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from helios_core import flow
 from helios_core.clock import US_PER_S, SystemClock
 from helios_core.engines import opened
 from helios_core.errors import ConfigError
-from helios_core.exposed import PATHS, Exposed
+from helios_core.exposed import PATHS, Exposed, scraped
 from helios_core.http import serving
 from helios_core.routes import Routes
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.settings import Settings
 from helios_core.tls import Certificate
+from helios_core.workers import Siblings, Worker
 
 _DAY_US: Final = 86_400 * US_PER_S
 _ONE_PRESS_S: Final = 1.0  # what starts a process may pass a signal on that the terminal has sent already
@@ -47,9 +49,13 @@ async def up(
     names: Sequence[str],
     *,
     watch: Sequence[str] = (),
+    worker: Worker | None = None,
     ready: Callable[[Listening], object] = lambda _: None,
 ) -> None:
     """Runs the named services until SIGINT or SIGTERM.
+
+    Args:
+        worker: which of several processes this is, that listen on the same ports.
 
     On the first signal nothing new is taken, and what was taken goes on to the store and the reports,
     within half a minute. A second one ends it at once; what is not done is done at the next start.
@@ -61,7 +67,7 @@ async def up(
     found = flow.installed(names)
     stop = asyncio.Event()
     with stopping_on_signals(stop):
-        async with process(settings, watch=watch) as (context, http):
+        async with process(settings, watch=watch, worker=worker) as (context, http):
             telling = asyncio.create_task(_tell(context, http, ready, listens="collector" in names))
             try:
                 await flow.run(found, context, stop=stop)
@@ -70,7 +76,9 @@ async def up(
 
 
 @asynccontextmanager
-async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIterator[tuple[Context, str]]:
+async def process(
+    settings: Settings, *, watch: Sequence[str] = (), worker: Worker | None = None
+) -> AsyncIterator[tuple[Context, str]]:
     """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
     keys = settings.keys()  # what is not safe is said before anything is opened
     certificate = Certificate(settings.tls) if settings.tls is not None else None
@@ -78,7 +86,12 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
         raise ConfigError("--watch does not go with `tls`: run `helios-agent` beside it, which has `helios.ca_file`")
     routes = Routes()
     otlp_routes = Routes() if settings.otlp_http else None
-    async with opened(settings.folder, settings.kafka, settings.postgres) as engines:
+    stores = "store" in settings.roles
+    shared = worker is not None
+    async with (
+        opened(settings.folder, settings.kafka, settings.postgres, stores=stores, shared=shared) as engines,
+        AsyncExitStack() as listening,
+    ):
         context = Context(
             data_dir=settings.folder,
             clock=SystemClock(),
@@ -89,25 +102,39 @@ async def process(settings: Settings, *, watch: Sequence[str] = ()) -> AsyncIter
             keys=keys,
             certificate=certificate,
             limits=settings.limits,
+            roles=settings.roles,
+            worker=worker,
             routes=routes,
             otlp_routes=otlp_routes,
             idle_after_us=IDLE_AFTER_US,
             retention_us=settings.retention_days * _DAY_US,
             watch=tuple(watch),
         )
+        metrics = await listening.enter_async_context(_scraped(context.metrics, worker))
         for path in PATHS:
-            routes.mount(path, Exposed(keys, context.metrics))
+            routes.mount(path, Exposed(keys, metrics))
         tls = certificate.context if certificate is not None else None
-        async with AsyncExitStack() as listening:
-            http = await listening.enter_async_context(serving(routes, settings.http, tls))
-            if otlp_routes is not None:
-                await listening.enter_async_context(serving(otlp_routes, settings.otlp_http, tls))
-            following = asyncio.create_task(certificate.follow()) if certificate is not None else None
-            try:
-                yield context, http
-            finally:
-                if following is not None:
-                    following.cancel()
+        http = await listening.enter_async_context(serving(routes, settings.http, tls, shared=shared))
+        if otlp_routes is not None:
+            await listening.enter_async_context(serving(otlp_routes, settings.otlp_http, tls, shared=shared))
+        if certificate is not None:
+            listening.callback(asyncio.create_task(certificate.follow()).cancel)
+        yield context, http
+
+
+@asynccontextmanager
+async def _scraped(registry: CollectorRegistry, worker: Worker | None) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+    """What `/metrics` answers."""
+
+    if worker is None:
+        yield scraped(registry)
+        return
+    siblings = Siblings(worker, registry)
+    await siblings.open()
+    try:
+        yield siblings.metrics
+    finally:
+        await siblings.close()
 
 
 @contextmanager

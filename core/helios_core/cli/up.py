@@ -12,8 +12,8 @@ import click
 
 from helios_core import config
 from helios_core.cli.fail import fail
-from helios_core.errors import HeliosError
-from helios_core.settings import Settings
+from helios_core.errors import ConfigError, HeliosError
+from helios_core.settings import ROLES, Settings
 from helios_core.up import Listening, up
 
 _SERVICES: Final = ("collector", "detector", "reporter")
@@ -43,6 +43,10 @@ def up_command(
         settings = config.load(path, Settings, os.environ) if path is not None else Settings()
         given = {"data_dir": data_dir, "http": http, "grpc": grpc}
         settings = config.override(settings, {name: value for name, value in given.items() if value is not None})
+        if settings.workers > 1 or settings.roles != ROLES:
+            raise ConfigError(
+                "`workers` and `roles` are for `helios-collector run`: `helios up` is one process that does everything"
+            )
         names = (*_SERVICES, "agent") if watch else _SERVICES
         for pattern in watch:
             click.echo(f"follows   {_matched(pattern)}")

@@ -17,7 +17,7 @@ from helios_core.bus.base import Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
-from helios_core.exposed import PATHS, Exposed
+from helios_core.exposed import PATHS, Exposed, scraped
 from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import Event, Level
 from helios_core.routes import Routes
@@ -35,7 +35,7 @@ class Site:
         app = Routes()
         app.mount("/", HttpIngest(Admission(self.bus), EventClock(NOW_US), keys or Keys(None), telemetry))
         for path in PATHS:
-            app.mount(path, Exposed(keys or Keys(None), telemetry.registry))
+            app.mount(path, Exposed(keys or Keys(None), scraped(telemetry.registry)))
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     async def post(self, body: Any, **headers: str) -> httpx.Response:

@@ -39,7 +39,7 @@ from helios_core.bus.base import MAX_RECORD_BYTES, Received, Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.errors import BusUnavailable
-from helios_core.exposed import Exposed
+from helios_core.exposed import Exposed, scraped
 from helios_core.keys import Grant, Keys, Scope, hash_of
 from helios_core.model import OVERFLOW_SERVICE, Event, Level, MetricSample, Signal
 from helios_core.routes import Routes
@@ -82,7 +82,7 @@ class Site:
         app = Routes()
         for path in PATHS:
             app.mount(path, OtlpHttp(receiver, admission, keys, self.gate, telemetry))
-        app.mount("/metrics", Exposed(Keys(None), telemetry.registry))
+        app.mount("/metrics", Exposed(Keys(None), scraped(telemetry.registry)))
         app.settle()
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
