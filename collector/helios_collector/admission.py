@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
@@ -151,7 +151,9 @@ class Rates:
 
 
 class Visit:
-    """One request that is under way."""
+    """One request that is under way; what it holds is free again when it is left."""
+
+    __slots__ = ("_admission", "_came", "_client", "held")
 
     def __init__(self, admission: Admission, client: str) -> None:
         self._admission = admission
@@ -159,13 +161,19 @@ class Visit:
         self.held = 0
         self._came = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.let_go(self)
+
     def receive(self, n_bytes: int) -> None:
         """So much of it has come.
 
         Raises:
             Busy: see `hold`.
         """
-        self.hold(n_bytes)
+        self._admission.hold(self, n_bytes)
         self._came += n_bytes
 
     def hold(self, n_bytes: int) -> None:
@@ -206,38 +214,42 @@ class Admission:
         self._breaker = Breaker(now_s)
         self._gathering = Gathering(self.publish)
         self.rates = Rates(limits, now_s)
+        self._telemetry.pending.set_function(lambda: self._held)
+        self._telemetry.breaker.set_function(lambda: self._breaker.is_open)
 
-    @contextmanager
-    def entered(self, client: str) -> Iterator[Visit]:
-        """A request of a client, before anything of it is read.
+    def entered(self, client: str) -> Visit:
+        """A request of a client, before anything of it is read: a context that lasts as long as it does.
 
         Raises:
             Busy: there is no room, or the bus is away.
             RateLimited: the client has sent too much.
         """
-        with self._counting():
-            wait_s = self.rates.wait_s(client)
-            if wait_s > 0:
-                raise RateLimited("this client sends more than its rate allows", wait_s)
-            self._breaker.check()
-        visit = Visit(self, client)
+        wait_s = self.rates.wait_s(client)
+        if wait_s > 0:
+            self._refused("rate")
+            raise RateLimited("this client sends more than its rate allows", wait_s)
         try:
-            visit.hold(0)
-            yield visit
-        finally:
-            self._held -= visit.held
-            self._telemetry.pending.set(self._held)
+            self._breaker.check()
+        except Busy as error:
+            self._refused(error.reason)
+            raise
+        visit = Visit(self, client)
+        self.hold(visit, 0)
+        return visit
 
     def hold(self, visit: Visit, n_bytes: int) -> None:
         """See `Visit.hold`."""
-        with self._counting():
-            if self._held - visit.held >= self._max_bytes:
-                raise Busy(
-                    f"requests of {self._held} bytes are under way, and there is no room for more", _FULL_S, "memory"
-                )
+        if self._held - visit.held >= self._max_bytes:
+            self._refused("memory")
+            raise Busy(
+                f"requests of {self._held} bytes are under way, and there is no room for more", _FULL_S, "memory"
+            )
         visit.held += n_bytes
         self._held += n_bytes
-        self._telemetry.pending.set(self._held)
+
+    def let_go(self, visit: Visit) -> None:
+        """The request is over."""
+        self._held -= visit.held
 
     async def publish_events(
         self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
@@ -254,19 +266,11 @@ class Admission:
         if not records:
             return
         try:
-            with self._counting(requests), self._breaker.trying():
+            with self._breaker.trying():
                 await self._bus.publish(records)
-        finally:
-            self._telemetry.breaker.set(self._breaker.is_open)
-
-    @contextmanager
-    def _counting(self, requests: int = 1) -> Iterator[None]:
-        """Refusals by their reason."""
-        try:
-            yield
-        except RateLimited:
-            self._telemetry.refused.labels("rate").inc(requests)
-            raise
         except Busy as error:
-            self._telemetry.refused.labels(error.reason).inc(requests)
+            self._refused(error.reason, requests)
             raise
+
+    def _refused(self, reason: str, requests: int = 1) -> None:
+        self._telemetry.refused.labels(reason).inc(requests)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from helios_core import wire
-from helios_core.bus.base import MAX_RECORD_BYTES, Record, Topic
+from helios_core.bus.base import MAX_RECORD_BYTES, Record
+from helios_core.records import joined_events
 
 _ROUNDS: Final = 2  # under way at a time: one may wait for its last record while the next is sent
 _FRAME_BYTES: Final = 512  # of a record, beside its events: a service's name and a time
@@ -30,7 +31,7 @@ class _Round:
 
     def records(self) -> list[Record]:
         made = [
-            Record(Topic.EVENTS, service, wire.record_of(service, self.received_us, part))
+            joined_events(service, wire.record_of(service, self.received_us, part))
             for service, events in self.events.items()
             for part in _parts(events)
         ]

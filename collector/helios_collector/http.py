@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -59,6 +60,9 @@ class HttpIngest:
         self._reader = Reader()
         self._names = names or ServiceNames()
         self._gate = gate or Gate()
+        self._accepted = self._telemetry.events_accepted.labels("http")
+        self._rejected = self._telemetry.events_rejected.labels("http")
+        self._requests = cache(self._telemetry.requests.labels)  # to look one up anew costs as much as to read an event
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -72,7 +76,7 @@ class HttpIngest:
             status, message, headers = http_answer(error, self._telemetry)
             body = {"error": message}
         path = scope["path"].rstrip("/")
-        self._telemetry.requests.labels(path if path in EVENTS_PATHS else "other", str(status)).inc()
+        self._requests(path if path in EVENTS_PATHS else "other", str(status)).inc()
         await respond(send, status, body, headers)
 
     async def _answer(self, scope: HttpScope, receive: Receive) -> Answer:
@@ -103,7 +107,7 @@ class HttpIngest:
         warnings: list[dict[str, Any]] = []
         records: list[Record] = []
         for index, raw in enumerate(items(data)):
-            if index % _EVENTS_A_TURN == 0:
+            if index % _EVENTS_A_TURN == _EVENTS_A_TURN - 1:
                 await asyncio.sleep(0)  # a large body must not hold up everybody else
             try:
                 event = self._reader.event(raw, now_us=now_us, key=f"{key}/{index}" if key else "")
@@ -126,8 +130,8 @@ class HttpIngest:
             await self._admission.publish_events(now_us, by_service, records)
         accepted = sum(map(len, by_service.values()))
         visit.spend(accepted + len(errors))
-        self._telemetry.events_accepted.labels("http").inc(accepted)
-        self._telemetry.events_rejected.labels("http").inc(len(errors))
+        self._accepted.inc(accepted)
+        self._rejected.inc(len(errors))
         status = 202 if accepted or not errors else 400
         answer: dict[str, Any] = {"accepted": accepted, "rejected": len(errors), "errors": errors}
         return status, answer | ({"warnings": warnings} if warnings else {}), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -32,6 +32,7 @@ from helios_core.settings import split
 from helios_core.tls import Certificate, Pem
 
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+_REFLECTION: Final = "/grpc.reflection."
 _HANDSHAKE_MS: Final = 10_000
 _IDLE_MS: Final = 300_000  # without a call; clients connect again by themselves
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
@@ -142,6 +143,30 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
         return client_of(self._keys, *sent, peer_address(context.peer()))
 
 
+class _Reflecting(aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no types
+    """What is served here is told to whoever may use it."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        if not details.method.startswith(_REFLECTION):
+            return await continuation(details)
+        metadata = dict(details.invocation_metadata or ())
+        sent = str(metadata.get("authorization", "")), str(metadata.get("x-api-key", ""))
+        fault = self._keys.fault(*sent, Scope.INGEST)
+        if fault is None:
+            return await continuation(details)
+        code = grpc.StatusCode.PERMISSION_DENIED if fault.known else grpc.StatusCode.UNAUTHENTICATED
+        message = fault.message
+
+        async def refuse(_: Any, context: _Context) -> AsyncIterator[Any]:
+            await context.abort(code, message)
+            yield  # of a stream
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 class Server:
     """A gRPC server that runs."""
 
@@ -182,7 +207,7 @@ async def serve(
         _probe(address)
     telemetry = telemetry or Telemetry()
     server = aio.server(
-        interceptors=[Faults(telemetry)],
+        interceptors=[Faults(telemetry), _Reflecting(keys)],
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", int(shared)),

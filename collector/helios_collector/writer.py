@@ -21,7 +21,7 @@ from helios_core.alerts import Alert, alert_row
 from helios_core.bus.base import Bus, Commit, Consumer, Partition, Received, Record, Topic
 from helios_core.clock import US_PER_S, Clock, SystemClock
 from helios_core.errors import WireError
-from helios_core.records import dead_letter, stored_slice_of
+from helios_core.records import check_version, dead_letter, stored_slice_of
 from helios_core.retry import until_available
 from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Statement, Store, Write
 from helios_core.store.ledger import Verdict
@@ -218,6 +218,7 @@ def _dead(record: Received, error: Exception) -> Record:
 
 
 def _write_of(record: Received) -> Write:
+    check_version(record)
     if record.partition.topic is Topic.EVENTS:
         return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value))
     if record.partition.topic is Topic.METRICS:

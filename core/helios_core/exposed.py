@@ -41,7 +41,7 @@ class Exposed:
         wanted = Scope.METRICS if path == "/metrics" else None
         refused = refusal(self._keys, headers, wanted)
         if scope["method"] not in ("GET", "HEAD") and refused is None:
-            refused = 405, {"error": f"{scope['method']} {path}: use GET"}, [(b"allow", b"GET")]
+            refused = 405, {"error": f"{scope['method']} {path}: use GET"}, [(b"allow", b"GET, HEAD")]
         if refused is not None:
             status, body, extra = refused
             await respond(send, status, body, extra)

@@ -13,6 +13,7 @@ from helios_core.model import EventRecord, MetricRecord
 from helios_core.stored import StoredSlice
 
 _MAX_DEAD_BYTES: Final = 768 * 1024
+_VERSION: Final = {"version": str(wire.CONTRACT_VERSION)}
 
 
 def slice_record(id_: BatchId, service: str, data: bytes, host: str) -> Record:
@@ -22,6 +23,7 @@ def slice_record(id_: BatchId, service: str, data: bytes, host: str) -> Record:
         service,
         data,
         {
+            **_VERSION,
             "agent": id_.agent_id.hex(),
             "incarnation": f"{id_.incarnation:016x}",
             "sequence": str(id_.sequence),
@@ -29,6 +31,16 @@ def slice_record(id_: BatchId, service: str, data: bytes, host: str) -> Record:
             "host": host,
         },
     )
+
+
+def check_version(received: Received) -> None:
+    """WireError for a record whose value follows another version of the contract. One that names none follows this."""
+    version = received.headers.get("version", _VERSION["version"])
+    if version != _VERSION["version"]:
+        raise WireError(
+            f"a record of {received.partition.topic} in version {version[:20]} of the contract: "
+            f"this Helios reads version {wire.CONTRACT_VERSION}; use one that reads it"
+        )
 
 
 def slice_of(received: Received) -> tuple[BatchId, bytes, Slice]:
@@ -42,6 +54,7 @@ def stored_slice_of(received: Received) -> tuple[BatchId, bytes, StoredSlice]:
 
 
 def _identity(received: Received) -> tuple[BatchId, bytes]:
+    check_version(received)
     headers = received.headers
     try:
         id_ = BatchId(bytes.fromhex(headers["agent"]), int(headers["incarnation"], 16), int(headers["sequence"]))
@@ -52,12 +65,17 @@ def _identity(received: Received) -> tuple[BatchId, bytes]:
 
 def events_record(record: EventRecord) -> Record:
     """Raw events for the topic `events`."""
-    return Record(Topic.EVENTS, record.service, wire.record_to_bytes(record))
+    return joined_events(record.service, wire.record_to_bytes(record))
+
+
+def joined_events(service: str, data: bytes) -> Record:
+    """The same from its bytes."""
+    return Record(Topic.EVENTS, service, data, _VERSION)
 
 
 def metrics_record(record: MetricRecord) -> Record:
     """Metrics without an agent for the topic `metrics`."""
-    return Record(Topic.METRICS, record.service, wire.metric_record_to_bytes(record))
+    return Record(Topic.METRICS, record.service, wire.metric_record_to_bytes(record), _VERSION)
 
 
 def dead_letter(kind: str, reason: str, data: bytes) -> Record:

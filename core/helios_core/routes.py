@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -71,6 +72,7 @@ async def respond(
     await send({"type": "http.response.body", "body": data})
 
 
+@lru_cache(256)
 def is_local(address: str) -> bool:
     """`host[:port]`, or an origin, names this machine by loopback; a page of another site cannot truthfully say so."""
     try:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEADERS_S: Final = 10.0  # from the connection, or from a request's first byte, to the end of its headers
 _MAX_CONNECTIONS: Final = 10_000
 _MAX_FILES: Final = 65_536
+_OFFER: Final = (b"connection", b"upgrade", b"http2-settings")
 
 
 class Server(uvicorn.Server):
@@ -43,6 +45,44 @@ class Connection(HttpToolsProtocol):
         self._came()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """As in uvicorn, but for an offer of another protocol than WebSocket, such as HTTP/2 in the clear.
+
+        The parser takes such a request to end after its headers, and its body for the next request. The offer may be
+        ignored (RFC 9110, 7.8): the head is read again without it, and what follows is its body.
+        """
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                elif self.parser.get_method() == b"CONNECT":
+                    self.send_400_response("This is no proxy.")
+                else:
+                    data = self._head_without_offer() + data[upgrade.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
+                    continue
+            return
+
+    def _head_without_offer(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in _OFFER]
+        return b"\r\n".join([*lines, b"", b""])
+
+    @property
+    def _is_offered(self) -> bool:
+        """Another protocol is, that is not spoken here."""
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    def on_message_complete(self) -> None:
+        if not self._is_offered:
+            super().on_message_complete()
+
     def on_message_begin(self) -> None:
         """Of a request."""
         self._expect()
@@ -51,7 +91,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """All of them are there; for the body whoever reads it has a deadline."""
         self._came()
-        super().on_headers_complete()
+        if not self._is_offered:
+            super().on_headers_complete()
 
     def _expect(self) -> None:
         self._came()

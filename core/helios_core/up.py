@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -65,6 +66,8 @@ async def up(
         DataDirError: the data directory cannot be used, or belongs to a running instance.
     """
     found = flow.installed(names)
+    if "collector" not in names:  # whose it is
+        settings = msgspec.structs.replace(settings, otlp_http="")
     stop = asyncio.Event()
     with stopping_on_signals(stop):
         async with process(settings, watch=watch, worker=worker) as (context, http):

@@ -18,7 +18,7 @@ from helios_core.bus.base import Commit, Consumer, Partition, Received, Record, 
 from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import WireError
 from helios_core.model import OVERFLOW_SERVICE, agent_service
-from helios_core.records import slice_of
+from helios_core.records import check_version, slice_of
 from helios_core.retry import until_available
 from helios_core.service import Context
 from helios_core.store.ledger import Ledger, Verdict
@@ -231,6 +231,7 @@ class DetectorService:
 
     def _opened(self, record: Received) -> tuple[str, list[WindowDelta], int, list[Alert]]:
         """(service, deltas, receiver's clock, alerts of an agent that is back); no deltas when it came before."""
+        check_version(record)
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
             service = self._watermarks.under(events.service)

@@ -368,3 +368,14 @@ async def test_cancelled_anywhere_everything_is_applied_once(store: SqliteStore)
         await asyncio.gather(running, return_exceptions=True)
     await write(bus, store)
     assert await events(store) == 1_200
+
+
+async def test_a_record_of_another_version_of_the_contract_is_kept_apart_with_the_reason(store: SqliteStore) -> None:
+    bus = Site()
+    good = raw(count=1)
+    await bus.publish([Record(good.topic, good.key, good.value, {"version": "2"}), good])
+    await write(bus, store)
+    (dead,) = await on(bus, Topic.DEAD_LETTER)
+    assert "version 2 of the contract" in dead.headers["reason"]
+    (row,) = await store.query("totals")
+    assert row["events"] == 1

@@ -118,3 +118,57 @@ def test_files_and_engines_have_room_beside_connections(monkeypatch: pytest.Monk
     server.raise_limit_of_files()
     assert len(made) == 2
     assert server.max_connections() == 10_000
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+BODY = b"GET /inner HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"POST /last HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlast"
+
+
+def offering(framed: bytes) -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: localhost\r\n" + OFFER + framed
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        offering(b"Content-Length: %d\r\n\r\n" % len(BODY)) + BODY,
+        offering(b"Transfer-Encoding: chunked\r\n\r\n") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
+        b"POST /first HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nfirst"
+        + offering(b"Content-Length: %d\r\n\r\n" % len(BODY))
+        + BODY,
+    ],
+    ids=["length", "chunked", "after another"],
+)
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_stays_the_body(sent: bytes, size: int) -> None:
+    """However it is cut on its way. A proxy takes those bytes for a body: they must not be a request here."""
+    async with served() as address:
+        reader, writer = await opened(address)
+        whole = sent + LAST
+        for at in range(0, len(whole), size):
+            writer.write(whole[at : at + size])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
+        assert bodies == [*([b"first"] if b"/first" in sent else []), BODY, b"last"]
+        writer.close()
+
+
+async def test_an_offer_without_a_body_is_a_request_like_another() -> None:
+    async with served() as address:
+        reader, writer = await opened(address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + OFFER + b"\r\n" + LAST)
+        async with asyncio.timeout(10):
+            assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
+        writer.close()
+
+
+async def test_who_takes_it_for_a_proxy_is_told_that_it_is_none() -> None:
+    async with served() as address:
+        reader, writer = await opened(address)
+        writer.write(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()

@@ -73,6 +73,9 @@ class PostgresStore:
                 server_settings={
                     "application_name": "helios",
                     "timezone": "UTC",
+                    # Many days make a search look dear to the planner: it would compile for half a second what takes
+                    # a millisecond.
+                    "jit": "off",
                     # A server that has lost us lets go of what we have locked.
                     "statement_timeout": limit_ms,
                     "idle_in_transaction_session_timeout": limit_ms,
