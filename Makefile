@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test test-slow engines test-engines test-engines-slow lint bench proto check-proto lock clean
+.PHONY: help setup demo test test-slow engines test-engines test-engines-slow chaos lint bench proto check-proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka and PostgreSQL, wh
 
 test-engines-slow: $(DEV_READY) $(ENGINES) ## three brokers that die in turn, and the parts as processes of their own
 	$(BIN)/python -m pytest -m "engines and slow"
+
+chaos: $(DEV_READY) $(ENGINES) ## a hundred faults at random under load, on all parts at once; ARGS="--faults 30 --seed 7"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .

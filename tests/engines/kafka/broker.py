@@ -46,11 +46,13 @@ class Brokers:
     Args:
         folder: holds their logs; it is the caller's to remove.
         nodes: how many there are.
+        advertised: the port that clients of a single one are told, when something stands before it.
     """
 
-    def __init__(self, folder: Path, nodes: int = 1) -> None:
+    def __init__(self, folder: Path, nodes: int = 1, *, advertised: int | None = None) -> None:
         self._folder = folder
         self._ports = [free_port() for _ in range(nodes)]
+        self._advertised = advertised
         self._controllers = [free_port() for _ in range(nodes)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -62,6 +64,15 @@ class Brokers:
     @property
     def bootstrap(self) -> str:
         return ",".join(f"127.0.0.1:{port}" for port in self._ports)
+
+    @property
+    def ports(self) -> list[int]:
+        """Where they listen."""
+        return list(self._ports)
+
+    def is_running(self, node: int = 0) -> bool:
+        process = self._processes[node]
+        return process is not None and process.poll() is None
 
     def start(self, node: int = 0) -> None:
         """Starts one, and does not wait for it."""
@@ -138,7 +149,7 @@ class Brokers:
             "node.id": node + 1,
             "controller.quorum.voters": voters,
             "listeners": f"PLAINTEXT://127.0.0.1:{self._ports[node]},CONTROLLER://127.0.0.1:{self._controllers[node]}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._ports[node]}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._advertised or self._ports[node]}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -44,15 +45,20 @@ def has_timescale() -> bool:
 
 
 class Server:
-    """One server. As root it runs as the user `postgres`, for it refuses to be root."""
+    """One server. As root it runs as the user `postgres`, for it refuses to be root.
 
-    def __init__(self) -> None:
+    Args:
+        parent: where its folder is made; by itself among the temporary ones.
+        more: of its settings.
+    """
+
+    def __init__(self, parent: Path | None = None, more: Mapping[str, str] | None = None) -> None:
         bin_folder = tools()
         if bin_folder is None:
             raise RuntimeError("no PostgreSQL: apt-get install postgresql, or set HELIOS_TEST_DSN to a running one")
         self._bin = bin_folder
         self._user = "postgres" if os.geteuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix="helios-postgres-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="helios-postgres-", dir=parent))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         if self._user is not None:
@@ -61,7 +67,7 @@ class Server:
         self._run(
             "initdb", "-D", str(self._folder / "data"), "-U", "helios", "-A", "trust", "-E", "UTF8", "--no-locale"
         )
-        settings = dict(_SETTINGS, port=str(self.port))
+        settings = {**_SETTINGS, **(more or {}), "port": str(self.port)}
         if has_timescale():
             settings |= {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
         with (self._folder / "data" / "postgresql.conf").open("a") as file:
@@ -69,6 +75,9 @@ class Server:
 
     def dsn(self, database: str = "postgres") -> str:
         return f"postgresql://helios@127.0.0.1:{self.port}/{database}"
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
