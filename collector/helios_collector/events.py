@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from helios.v1 import events_pb2
 from helios_collector.body import BodyError
 from helios_core import wire
 from helios_core.clock import US_PER_S
 from helios_core.errors import WireError
 from helios_core.levels import Levels, level_of_status
-from helios_core.model import MAX_EVENT_BYTES, Event, Level, Signal
+from helios_core.model import MAX_EVENT_BYTES, Event
 from helios_core.sketches.latency import MAX_LATENCY_US
 from helios_core.timestamps import IsoTimes, epoch_us
 
@@ -77,8 +78,8 @@ class Reader:
         self._levels = Levels()
         self._decoder = msgspec.json.Decoder(_Posted)
 
-    def event(self, raw: bytes, *, now_us: int, key: str) -> Event:
-        """One event; WireError with what is wrong with it.
+    def event(self, raw: bytes, *, now_us: int, key: str) -> tuple[events_pb2.Event, str]:
+        """One event, and the timestamp that was written where another took its place; WireError with what is wrong.
 
         Args:
             raw: its JSON text.
@@ -95,11 +96,13 @@ class Reader:
             raise WireError("service is missing: the name of what the event comes from")
         wire.check_service(posted.service)
         id_ = posted.id or key
-        attributes = dict(posted.metadata)
-        time_us = self._time_us(posted, now_us, id_, attributes)
+        attributes = posted.metadata
+        time_us, replaced = self._time_us(posted, now_us, id_)
+        if replaced:
+            attributes[TIMESTAMP_REPLACED] = replaced
         latency_us = _latency_us(attributes)
         endpoint = attributes.pop("endpoint", "")
-        return Event(
+        made = events_pb2.Event(
             time_us=time_us,
             service=posted.service,
             level=self._level(posted.level, attributes),
@@ -109,38 +112,39 @@ class Reader:
             trace_id=posted.trace_id,
             span_id=posted.span_id,
             host=posted.host,
-            signal=Signal.LOG,
+            signal=events_pb2.SIGNAL_LOG,
             id=id_,
-            attributes=attributes,
+            attributes=msgspec.json.encode(attributes) if attributes else b"",
         )
+        return made, replaced
 
-    def _time_us(self, posted: _Posted, now_us: int, id_: str, attributes: dict[str, Any]) -> int:
+    def _time_us(self, posted: _Posted, now_us: int, id_: str) -> tuple[int, str]:
+        """When it happened, and what was written where that is not plausible."""
         written = posted.timestamp if posted.timestamp is not None else posted.time
         if written is None:
             if id_:
                 raise WireError("timestamp is missing: an event that may be sent again needs one")
-            return now_us
+            return now_us, ""
         try:
             time_us = self._times.one(written) if isinstance(written, str) else epoch_us(written)
         except (ValueError, OverflowError) as error:
             raise WireError(f"timestamp {written!r} is no time: {error}") from error
         if is_plausible(time_us, now_us):
-            return time_us
+            return time_us, ""
         if id_:
             raise WireError(
                 f"timestamp {written!r} is not within the last 30 days and 10 minutes ahead: "
                 "an event that may be sent again needs a plausible one"
             )
-        # Counted under the time of receipt; what was written is kept beside it.
-        attributes[TIMESTAMP_REPLACED] = str(written)
-        return now_us
+        return now_us, str(written)  # counted under the time of receipt
 
-    def _level(self, written: str | int | None, attributes: dict[str, Any]) -> Level:
-        level = Level(self._levels[written]) if written is not None else Level.UNSPECIFIED
-        status = attributes.get("status")
-        if level is Level.UNSPECIFIED and isinstance(status, int) and 100 <= status <= 599:
-            return level_of_status(status)
-        return level
+    def _level(self, written: str | int | None, attributes: dict[str, Any]) -> events_pb2.Level.ValueType:
+        level = self._levels[written] if written is not None else 0
+        if not level:
+            status = attributes.get("status")
+            if isinstance(status, int) and 100 <= status <= 599:
+                level = level_of_status(status)
+        return wire.level_to_proto(level)
 
 
 def _latency_us(attributes: dict[str, Any]) -> int | None:

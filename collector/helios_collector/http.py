@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import structlog
 
 from helios_collector.admission import Admission, Visit
 from helios_collector.body import BodyError, Gate, plain, read
-from helios_collector.events import TIMESTAMP_REPLACED, Reader, items
+from helios_collector.events import Reader, items
 from helios_collector.faults import http_answer
 from helios_collector.ingest import ServiceNames, client_of
 from helios_collector.telemetry import Telemetry
@@ -110,7 +109,7 @@ class HttpIngest:
             if index % _EVENTS_A_TURN == _EVENTS_A_TURN - 1:
                 await asyncio.sleep(0)  # a large body must not hold up everybody else
             try:
-                event = self._reader.event(raw, now_us=now_us, key=f"{key}/{index}" if key else "")
+                event, replaced = self._reader.event(raw, now_us=now_us, key=f"{key}/{index}" if key else "")
             except WireError as error:
                 errors.append({"index": index, "reason": str(error)})
                 records.append(dead_letter("event", str(error), raw))
@@ -118,11 +117,10 @@ class HttpIngest:
             name = self._names.under(event.service, client)
             if name != event.service:
                 warnings.append({"index": index, "reason": f"too many services: {event.service} counts as {name}"})
-                event = replace(event, service=name)
-            by_service[name].append(wire.event_field(wire.event_to_proto(event)))
-            if TIMESTAMP_REPLACED in event.attributes:
-                written = event.attributes[TIMESTAMP_REPLACED]
-                reason = f"timestamp {written} is not within the last 30 days and 10 minutes ahead: counted as of now"
+                event.service = name
+            by_service[name].append(wire.event_field(event))
+            if replaced:
+                reason = f"timestamp {replaced} is not within the last 30 days and 10 minutes ahead: counted as of now"
                 warnings.append({"index": index, "reason": reason})
         if self._gate.is_closed():
             return _STOPPING

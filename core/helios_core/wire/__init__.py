@@ -19,9 +19,7 @@ from helios_core.wire.batches import (
     slice_from_proto,
     slice_to_proto,
 )
-from helios_core.wire.checks import (
-    check_service,
-)
+from helios_core.wire.checks import check_service, level_to_proto
 from helios_core.wire.events import (
     event_field,
     event_from_proto,
@@ -75,6 +73,7 @@ __all__ = [
     "latency_from_proto",
     "latency_to_bytes",
     "latency_to_proto",
+    "level_to_proto",
     "merged_distincts",
     "merged_latencies",
     "metric_from_proto",

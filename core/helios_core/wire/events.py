@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from math import isfinite
+from typing import Final
 
 import msgspec
 
@@ -12,6 +14,8 @@ from helios_core.errors import WireError
 from helios_core.model import MAX_EVENT_BYTES, Event, EventRecord, MetricRecord, MetricSample
 from helios_core.sketches.latency import MAX_LATENCY_US
 from helios_core.wire.checks import check_service, check_time, level, level_to_proto, parsed, signal, signal_to_proto
+
+_EVENTS_TAG: Final = bytes([events_pb2.EventRecord.EVENTS_FIELD_NUMBER << 3 | 2])  # of a field with a length
 
 
 def event_to_bytes(event: Event) -> bytes:
@@ -100,7 +104,18 @@ def record_to_bytes(record: EventRecord) -> bytes:
 
 def event_field(message: events_pb2.Event) -> bytes:
     """An event as it stands in a record: the records of one service may be joined from such."""
-    return events_pb2.EventRecord(events=(message,)).SerializeToString()
+    data = message.SerializeToString()
+    return _EVENTS_TAG + _varint(len(data)) + data
+
+
+@lru_cache(4_096)
+def _varint(number: int) -> bytes:
+    """As the encoding of protobuf has it: seven bits a byte, the least first."""
+    made = bytearray()
+    while number > 0x7F:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*made, number])
 
 
 def record_of(service: str, received_us: int, fields: Iterable[bytes]) -> bytes:

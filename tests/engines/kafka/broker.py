@@ -55,7 +55,7 @@ class Brokers:
         self._advertised = advertised
         self._controllers = [free_port() for _ in range(nodes)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = "h" + urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]  # one with a dash is an option
         for node in range(nodes):
             self._file(node).write_text(self._properties(node), encoding="utf-8")
             format_log = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._file(node)))
