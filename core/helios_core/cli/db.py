@@ -81,6 +81,8 @@ def _status(path: Path | None, dsn: str | None, *, as_json: bool) -> bool:
         click.echo(msgspec.json.encode(state))
     else:
         click.echo(f"PostgreSQL {state.server}, TimescaleDB {state.timescale or 'not in this database'}")
+        if state.compression:
+            click.echo(f"compression: {state.compression}")
         click.echo(f"schema version {state.version} of {state.known}")
         for name in state.pending:
             click.echo(f"  pending: {name}")

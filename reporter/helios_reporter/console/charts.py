@@ -71,7 +71,11 @@ def add_rows(buckets: Buckets, rows: Sequence[Row], step_us: int) -> None:
         counts.events += row["events"]
         counts.errors += row["errors"]
         if row["latency"]:
-            counts.latency.merge(latency_from_bytes(row["latency"]))
+            latency = latency_from_bytes(row["latency"])
+            if counts.latency.count:
+                counts.latency.merge(latency)
+            else:  # of rollups that are as long as the step there is one
+                counts.latency = latency
 
 
 async def service_windows(

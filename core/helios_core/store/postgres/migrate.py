@@ -13,8 +13,13 @@ from helios_core.store.postgres.errors import RAISED, UNAVAILABLE, connecting, t
 from helios_core.store.postgres.settings import PostgresSettings
 
 ENGINE: Final = "postgres"
+_COMPRESSION: Final = 3  # the version that brings it
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 _LOCK: Final = 0x48454C494F53  # "HELIOS": one process migrates at a time
+_COMPRESSED: Final = """
+SELECT min(config ->> 'compress_after') FROM timescaledb_information.jobs
+WHERE hypertable_name = 'windows' AND config ? 'compress_after'
+"""
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS helios_migrations (
     version    integer     NOT NULL PRIMARY KEY,
@@ -34,6 +39,7 @@ class SchemaState:
         pending: the names of the migrations between the two.
         timescale: the version of TimescaleDB in it; empty without.
         server: the version of PostgreSQL.
+        compression: which days are compressed; `off: …` with the reason, empty while the schema is older than that.
     """
 
     version: int
@@ -41,6 +47,7 @@ class SchemaState:
     pending: tuple[str, ...]
     timescale: str
     server: str
+    compression: str
 
 
 async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
@@ -101,7 +108,22 @@ async def state_of(connection: Connection) -> SchemaState:
         pending=tuple(f"{number:04d}_{name}" for number, name, _ in known[version:]),
         timescale=timescale or "",
         server=await connection.fetchval("SHOW server_version"),
+        compression=await _compression(connection, timescale or "") if version >= _COMPRESSION else "",
     )
+
+
+async def _compression(connection: Connection, timescale: str) -> str:
+    if not timescale:
+        return "off: without TimescaleDB"
+    after = await connection.fetchval(_COMPRESSED)
+    if after:
+        return f"days older than {after}"
+    licence = await connection.fetchval("SELECT current_setting('timescaledb.license', true)")
+    if licence != "timescale":
+        return f"off: timescaledb.license is '{licence}', and the edition under the Apache licence cannot do it"
+    if await connection.fetchval("SELECT relkind = 'p' FROM pg_class WHERE oid = 'windows'::regclass"):
+        return "off: the tables were made before TimescaleDB was in the database"
+    return "off: CALL helios_compress() turns it on"
 
 
 def checked(state: SchemaState, *, complete: bool = False) -> None:
