@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from helios_core.datadir import DataDir
+from helios_core.datadir import DataDir, unusable
 
 _MACHINE_ID: Final = Path("/etc/machine-id")
 _log = structlog.get_logger(__name__)
@@ -36,11 +36,14 @@ class StateDir(DataDir):
                 _log.warning("agent_id_renewed", reason=f"{path} is damaged: {error}")
         fresh = uuid.uuid4()
         temporary = path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode({"agent_id": str(fresh), "machine_id": machine}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode({"agent_id": str(fresh), "machine_id": machine}))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise unusable(self.folder, error) from error
         return fresh.bytes
 
 

@@ -16,6 +16,7 @@ from helios_core.routes import Receive
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
 _BODY_S: Final = 30.0
+_STALL_S: Final = 5.0  # who stalls holds room that others would have
 MAX_PLAIN_BYTES: Final = 40 * 1024 * 1024  # after gunzip
 _T = TypeVar("_T")
 
@@ -103,18 +104,23 @@ async def read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: 
         Busy: there is no room for it, or it does not come in time.
     """
     try:
-        async with asyncio.timeout(_BODY_S):
-            return await _read(headers, receive, gate, visit)
+        async with asyncio.timeout(_STALL_S) as deadline:
+            return await _read(headers, receive, gate, visit, deadline)
     except TimeoutError as error:
-        raise Busy(f"the body did not come within {_BODY_S:g} s", 1.0, "slow") from error
+        said = f"the body did not come within {_BODY_S:g} s, or nothing of it for {_STALL_S:g} s"
+        raise Busy(said, 1.0, "slow") from error
 
 
-async def _read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit: Visit) -> bytes:
+async def _read(
+    headers: Mapping[str, str], receive: Receive, gate: Gate, visit: Visit, deadline: asyncio.Timeout
+) -> bytes:
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise BodyError(f"a body of {announced} bytes: at most {MAX_BODY_BYTES}; send less at once", 413)
     parts: list[bytes] = []
     size = 0
+    now_s = asyncio.get_running_loop().time
+    last_s = now_s() + _BODY_S
     while True:
         message = await receive() if not parts else await gate.unless_closed(receive())
         if message is None:
@@ -129,3 +135,4 @@ async def _read(headers: Mapping[str, str], receive: Receive, gate: Gate, visit:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+        deadline.reschedule(min(now_s() + _STALL_S, last_s))

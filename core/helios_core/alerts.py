@@ -132,11 +132,16 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     def from_bytes(cls, data: bytes) -> Alert:
         """WireError when it is no alert."""
         try:
-            return _DECODER.decode(data)
+            alert = _DECODER.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise WireError(f"{len(data)} bytes are not an alert: {error}") from error
+        for time_us in (alert.decided_us, alert.onset_us, alert.seen_us):
+            if not 0 <= time_us <= _MAX_EPOCH_US:
+                raise WireError(f"an alert with the time {time_us} µs, outside the years 1970 to 9999")
+        return alert
 
 
+_MAX_EPOCH_US = 253_402_300_799_999_999
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Alert)
 

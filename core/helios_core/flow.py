@@ -17,6 +17,8 @@ from helios_core.errors import HeliosError
 from helios_core.service import Context, Run, services
 
 DRAIN_S: Final = 25.0  # all services together, after a stop
+_AGAIN_S: Final = 0.5
+NOT_DRAINED: Final = object()
 _log = structlog.get_logger(__name__)
 _START: Final = ("collector", "detector", "reporter", "agent")
 _DRAIN: Final = ("agent", "detector", "collector", "reporter")
@@ -69,14 +71,16 @@ async def run(
 
 
 async def _drained(name: str, task: asyncio.Task[Any], deadline_s: float | None) -> Any:
-    """What the service returns; None when it cannot end in time: what it has not done is done at the next start."""
+    """What the service returns; NOT_DRAINED when it cannot end in time: the rest is done at the next start."""
     if deadline_s is not None:
         await asyncio.wait({task}, timeout=max(0.1, deadline_s - asyncio.get_running_loop().time()))
         if not task.done():
             _log.error("not_drained", service=name, seconds=DRAIN_S)
-            task.cancel()
-            await asyncio.wait({task})
-            return None
+            # Again and again: what waits for an engine that hangs may take a cancellation for its failure.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_AGAIN_S)
+            return NOT_DRAINED
     return await task
 
 

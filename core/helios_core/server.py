@@ -83,6 +83,12 @@ class Connection(HttpToolsProtocol):
         if not self._is_offered:
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Nothing more is read while requests wait that were read before: uvicorn would read on."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
     def on_message_begin(self) -> None:
         """Of a request."""
         self._expect()

@@ -52,8 +52,8 @@ async def up(
     watch: Sequence[str] = (),
     worker: Worker | None = None,
     ready: Callable[[Listening], object] = lambda _: None,
-) -> None:
-    """Runs the named services until SIGINT or SIGTERM.
+) -> tuple[str, ...]:
+    """Runs the named services until SIGINT or SIGTERM; returns those that could not end in time.
 
     Args:
         worker: which of several processes this is, that listen on the same ports.
@@ -73,9 +73,10 @@ async def up(
         async with process(settings, watch=watch, worker=worker) as (context, http):
             telling = asyncio.create_task(_tell(context, http, ready, listens="collector" in names))
             try:
-                await flow.run(found, context, stop=stop)
+                results = await flow.run(found, context, stop=stop)
             finally:
                 telling.cancel()
+    return tuple(name for name, result in results.items() if result is flow.NOT_DRAINED)
 
 
 @asynccontextmanager

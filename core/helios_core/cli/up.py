@@ -50,12 +50,16 @@ def up_command(
         names = (*_SERVICES, "agent") if watch else _SERVICES
         for pattern in watch:
             click.echo(f"follows   {_matched(pattern)}")
-        asyncio.run(up(settings, names, watch=watch, ready=_say))
+        late = asyncio.run(up(settings, names, watch=watch, ready=_say))
     except HeliosError as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("ended at once; what was not done is done at the next start", code=130)
-    click.echo("stopped; everything that was taken is stored")
+    if late:
+        said = " and ".join(late)
+        click.echo(f"stopped; {said} could not end in time: what was taken is kept, and goes on at the next start")
+    else:
+        click.echo("stopped; everything that was taken is stored")
 
 
 def _matched(pattern: str) -> str:

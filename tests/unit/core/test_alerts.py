@@ -22,6 +22,7 @@ from helios_core.alerts import (
 from helios_core.errors import WireError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+TIMES = st.integers(0, 253_402_300_799_999_999)  # to the end of the year 9999
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 CONTRIBUTIONS = st.builds(
     Contribution,
@@ -51,9 +52,9 @@ ALERTS = st.builds(
     family=st.sampled_from(Family),
     state=st.sampled_from(AlertState),
     severity=st.sampled_from(Severity),
-    decided_us=st.integers(0, 2**62),
-    onset_us=st.integers(0, 2**62),
-    seen_us=st.integers(0, 2**62),
+    decided_us=TIMES,
+    onset_us=TIMES,
+    seen_us=TIMES,
     horizon_us=st.integers(0, 2**40),
     detectors=st.lists(TEXT, max_size=3).map(tuple),
     findings=st.lists(FINDINGS, max_size=3).map(tuple),
@@ -143,3 +144,10 @@ def test_a_name_that_is_no_text_has_an_id_too() -> None:
 def test_deeply_nested_input_is_no_alert() -> None:
     with pytest.raises(WireError):
         Alert.from_bytes(b'{"newer":' + b"[" * 5_000 + b"]" * 5_000 + b"}")
+
+
+@pytest.mark.parametrize("time_us", [-1, 253_402_300_800_000_000, 2**62])
+def test_a_time_that_no_calendar_has_is_no_alert(time_us: int) -> None:
+    for name in ("decided_us", "onset_us", "seen_us"):
+        with pytest.raises(WireError, match="1970 to 9999"):
+            Alert.from_bytes(msgspec.structs.replace(alert(), **{name: time_us}).to_bytes())

@@ -251,6 +251,30 @@ async def test_what_cannot_end_is_left_for_the_next_start(context: Context, monk
     stop = asyncio.Event()
     stop.set()
     async with asyncio.timeout(5):
-        done = await flow.run({"detector": stuck, "reporter": good}, context, stop=stop)
-    assert done == {"detector": None, "reporter": "done"}
+        done: dict[str, object] = await flow.run({"detector": stuck, "reporter": good}, context, stop=stop)
+    assert done == {"detector": flow.NOT_DRAINED, "reporter": "done"}
     assert ended == ["stuck", "good"]
+
+
+async def test_a_task_that_takes_its_cancellation_for_a_failure_is_ended_nevertheless(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a library may that waits for an engine that hangs."""
+    monkeypatch.setattr(flow, "DRAIN_S", 0.1)
+    monkeypatch.setattr(flow, "_AGAIN_S", 0.01)
+    swallowed = 0
+
+    async def stubborn(context: Context) -> None:
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(5):
+        done = await flow.run({"detector": stubborn}, context, stop=stop)
+    assert done == {"detector": flow.NOT_DRAINED}

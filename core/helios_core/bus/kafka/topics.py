@@ -163,6 +163,7 @@ async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Pla
     brokers = len((await admin.describe_cluster())["brokers"])
     described = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
     states = []
+    counts = {name: len(topic["partitions"]) for name, topic in described.items() if not topic["error_code"]}
     for name in names:
         found = described[name]
         if found["error_code"] == _UNKNOWN_TOPIC:
@@ -180,6 +181,12 @@ async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Pla
             faults.append(
                 f"it has {len(partitions)} partitions, not {plan.partitions}: the number of a topic in use never "
                 "changes; make topics of another prefix"
+            )
+        other = settings.prefix + Topic.WINDOWS.value
+        if name == settings.prefix + Topic.EVENTS.value and counts.get(other, len(partitions)) != len(partitions):
+            faults.append(
+                f"it has {len(partitions)} partitions, and {other} has {counts[other]}: the records of a service would "
+                "go to two detectors; make topics of another prefix"
             )
         if copies < plan.copies(brokers):
             faults.append(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import asyncpg
 
 import helios_sql
-from helios_core.errors import StoreMismatch
+from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.store.postgres.errors import RAISED, UNAVAILABLE, connecting, text_of, translated
 from helios_core.store.postgres.settings import PostgresSettings
 
@@ -20,6 +21,10 @@ _COMPRESSED: Final = """
 SELECT min(config ->> 'compress_after') FROM timescaledb_information.jobs
 WHERE hypertable_name = 'windows' AND config ? 'compress_after'
 """
+_LOCK_S: Final = 20.0
+_COMMAND_S: Final = 10.0
+_CLOSE_S: Final = 2.0
+_MIGRATION_S: Final = 6 * 3_600.0  # an index of a large table takes its time
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS helios_migrations (
     version    integer     NOT NULL PRIMARY KEY,
@@ -60,7 +65,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
     """
     connection = await _connected(settings)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await _lock(connection)
         await connection.execute(_TABLE)
         state = await state_of(connection)
         checked(state)
@@ -68,7 +73,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
         for version, name, text in helios_sql.migrations(ENGINE)[state.version :]:
             try:
                 async with connection.transaction():
-                    await connection.execute(text)
+                    await connection.execute(text, timeout=_MIGRATION_S)
                     await connection.execute("INSERT INTO helios_migrations VALUES ($1, $2)", version, name)
             except asyncpg.PostgresError as error:
                 if isinstance(error, UNAVAILABLE):
@@ -80,7 +85,7 @@ async def migrate(settings: PostgresSettings) -> tuple[str, ...]:
     except RAISED as error:
         raise translated(error) from error
     finally:
-        await connection.close()
+        await _closed(connection)
     return tuple(applied)
 
 
@@ -92,7 +97,7 @@ async def status(settings: PostgresSettings) -> SchemaState:
     except RAISED as error:
         raise translated(error) from error
     finally:
-        await connection.close()
+        await _closed(connection)
 
 
 async def state_of(connection: Connection) -> SchemaState:
@@ -137,7 +142,29 @@ def checked(state: SchemaState, *, complete: bool = False) -> None:
         raise StoreMismatch(f"the schema lacks {', '.join(state.pending)}: `helios db migrate` brings it up to date")
 
 
+async def _lock(connection: Connection) -> None:
+    """StoreUnavailable when another has it for long."""
+    deadline_s = asyncio.get_running_loop().time() + _LOCK_S
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+        if asyncio.get_running_loop().time() > deadline_s:
+            raise StoreUnavailable(
+                "another process migrates this database, and has not ended within "
+                f"{_LOCK_S:g} s: see what it does (pg_stat_activity), and try again"
+            )
+        await asyncio.sleep(0.2)
+
+
+async def _closed(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Also when the server does not answer."""
+    try:
+        await connection.close(timeout=_CLOSE_S)
+    except RAISED:
+        connection.terminate()
+
+
 async def _connected(settings: PostgresSettings) -> asyncpg.Connection[asyncpg.Record]:
     with connecting():
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(settings.dsn, timeout=10)
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+            settings.dsn, timeout=_COMMAND_S, command_timeout=_COMMAND_S
+        )
     return connection

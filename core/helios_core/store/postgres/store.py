@@ -25,7 +25,7 @@ from helios_core.stored import StoredWindow
 
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
-_CLOSE_S: Final = 20.0
+_CLOSE_S: Final = 5.0
 _PRUNE_ROLLED: Final = 50
 _DAY_US: Final = 86_400 * US_PER_S
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
@@ -38,6 +38,12 @@ _EVENT: Final = (
     "attributes", "template_id", "counted", "idem_key", "content_hash",
 )  # fmt: skip
 _METRIC: Final = ("time_us", "name", "service", "host", "value", "labels")
+# COPY names the columns: a newer release may have added others by now.
+_WINDOW: Final = (
+    "start_time", "duration_ms", "service", "host", "signal", "events", "errors", "warnings", "levels", "unparsed",
+    "bytes_in", "latency_count", "latency_sum_us", "latency", "endpoints", "templates_overflow",
+)  # fmt: skip
+_STORED_AS: Final = {"time_us": "time", "start_us": "start_time"}
 
 
 class PostgresStore:
@@ -84,7 +90,8 @@ class PostgresStore:
         store = cls(pool, command_s=command_s)
         try:
             async with store._connection() as connection:
-                state = await state_of(connection)
+                async with asyncio.timeout(_CONNECT_S):
+                    state = await state_of(connection)
             checked(state, complete=True)
         except BaseException:
             await store.close()
@@ -152,7 +159,13 @@ class PostgresStore:
             raise StoreUnavailable("the store is closed")
         try:
             async with self._pool.acquire(timeout=self._command_s) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (TimeoutError, asyncio.CancelledError):
+                    # Or it is waited for until a server that hangs has said that it gave up.
+                    with suppress(asyncpg.InterfaceError):
+                        connection.terminate()
+                    raise
         except RAISED as error:
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
                 await self._pool.expire_connections()
@@ -315,7 +328,8 @@ async def _write(connection: Connection, applying: Applying) -> None:
 async def _copy(connection: Connection, table: str, columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> None:
     records = [tuple([_kept(column, row[column]) for column in columns]) for row in found]
     if records:
-        await connection.copy_records_to_table(table, records=records)
+        names = [_STORED_AS.get(column, column) for column in columns]
+        await connection.copy_records_to_table(table, columns=names, records=records)
 
 
 async def _copy_windows(connection: Connection, windows: Sequence[StoredWindow]) -> None:
@@ -324,7 +338,7 @@ async def _copy_windows(connection: Connection, windows: Sequence[StoredWindow])
             yield chunk
 
     if windows:
-        await connection.copy_to_table("windows", source=source(), format="binary")
+        await connection.copy_to_table("windows", columns=_WINDOW, source=source(), format="binary")
 
 
 async def _many(connection: Connection, name: str, found: Iterable[Mapping[str, Any]]) -> None:
