@@ -10,7 +10,7 @@ import structlog
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 # Libraries that log each attempt of what they retry by themselves; what fails for good is raised, and said here.
-_TALKATIVE: Final = ("aiokafka",)
+_TALKATIVE: Final = ("aiokafka", "asyncpg.pool")
 
 
 def configure(level: str = "warning", *, as_json: bool = False) -> None:

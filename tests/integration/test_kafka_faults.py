@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka.consumer.subscription_state import SubscriptionState
 from tests.engines.kafka.broker import Brokers, missing
 from tests.integration.kafka_support import (
     admin_of,
@@ -234,6 +235,26 @@ async def test_a_consumer_lives_through_a_restart(broker: Brokers, bus: KafkaBus
     ended.set()
     await polling
     assert await eventually(consumer.lag) == 0
+
+
+async def test_who_could_not_poll_for_long_goes_on(
+    broker: Brokers, bus: KafkaBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker, or the store, was away for hours: what was read before is to be committed before the next poll."""
+    await bus.publish([record(f"key{n}", str(n)) for n in range(20)])
+    consumer = await bus.subscribe("patient", (Topic.WINDOWS,))
+    received = await read(consumer, 20)
+    # Nobody has polled for three hours, as far as the group can tell.
+    monkeypatch.setattr(SubscriptionState, "fetcher_idle_time", property(lambda _: 3 * 3_600.0))
+    broker.kill()
+    await asyncio.to_thread(broker.restart)
+    commits = {one.partition: Commit(one.offset + 1) for one in received}
+    await eventually(lambda: consumer.commit(commits), within_s=60)
+    assert {p: c.next_offset for p, c in (await eventually(consumer.committed)).items() if p in commits} == {
+        p: c.next_offset for p, c in commits.items()
+    }
+    await eventually(lambda: bus.publish([record("key0", "after")]))
+    assert values(await read(consumer, 1)) == ["after"]
 
 
 async def test_memory_is_bounded_while_the_broker_is_away(broker: Brokers, settings: KafkaSettings) -> None:

@@ -32,6 +32,10 @@ _CLOSE_S: Final = 2.0  # for each of the groups of a process that ends
 _ANSWER_S: Final = 10.0
 _FETCH_S: Final = 0.2
 _FETCH_WAIT_MS: Final = 100  # a broker that has nothing says so: others are held back until then
+# Who does not poll because the bus or the store is away is alive all the same: heartbeats say so. aiokafka would leave
+# the group after five minutes and not join it again before the next poll, which may be waiting for a commit, which
+# waits for the group.
+_MAX_POLL_INTERVAL_MS: Final = 2**31 - 1
 # A partition that has more and does not give it holds the others back so long, and no longer.
 _PATIENCE_S: Final = 5.0
 _FETCH_RECORDS: Final = 2_000
@@ -64,6 +68,7 @@ class KafkaConsumer:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=2 * 1024 * 1024,
             fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_poll_interval_ms=_MAX_POLL_INTERVAL_MS,
             # By ranges: partitions of the same number in two topics go to the same member.
             partition_assignment_strategy=(RangePartitionAssignor,),
         )
