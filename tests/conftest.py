@@ -21,10 +21,10 @@ def engines_of(item: pytest.Item) -> list[str]:
     if item.get_closest_marker("engines") is None:
         return []
     asked = {*getattr(item, "fixturenames", ()), *re.findall("kafka|postgres|timescale", item.nodeid)}
-    found = ["Kafka"] if "kafka" in asked else []
+    found = ["Kafka"] if asked & {"kafka", "broker"} else []
     if "timescale" in asked:
         found.append("PostgreSQL with TimescaleDB")
-    elif asked & {"postgres", "database", "databases", "settings"}:
+    elif asked & {"postgres", "database", "databases"} or ("settings" in asked and not found):
         found.append("PostgreSQL")
     return found
 

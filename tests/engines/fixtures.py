@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from tests.engines.kafka import broker
+from tests.engines.kafka import broker as kafka_broker
 from tests.engines.postgres import server
 
 
@@ -21,14 +21,27 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    if broker.missing():
-        pytest.fail(f"no Kafka: {broker.missing()}; or set KAFKA_BOOTSTRAP to a running one")
-    brokers = broker.Brokers(tmp_path_factory.mktemp("kafka"))
+    if kafka_broker.missing():
+        pytest.fail(f"no Kafka: {kafka_broker.missing()}; or set KAFKA_BOOTSTRAP to a running one")
+    brokers = kafka_broker.Brokers(tmp_path_factory.mktemp("kafka"))
     try:
         brokers.start_all()
         yield brokers.bootstrap
     finally:
         brokers.stop()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafka_broker.Brokers]:
+    """One of the module's own, that may be killed."""
+    if kafka_broker.missing():
+        pytest.fail(f"no Kafka: {kafka_broker.missing()}")
+    made = kafka_broker.Brokers(tmp_path_factory.mktemp("kafka"))
+    try:
+        made.start_all()
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture(scope="session")

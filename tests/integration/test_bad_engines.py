@@ -21,7 +21,7 @@ import pytest
 from aiokafka.admin import NewTopic
 from tests.e2e.conftest import COMMAND
 from tests.e2e.test_up import ANY, ENVIRONMENT, Up, until
-from tests.engines.kafka.broker import Brokers, free_port, missing
+from tests.engines.kafka.broker import Brokers, free_port
 from tests.integration.bad_input_support import (
     PARTS,
     SECRET,
@@ -59,18 +59,6 @@ RUN = {"up": [*COMMAND, "up"], **{name: [*command, "run"] for name, command in P
 def server() -> Iterator[OwnServer]:
     with postgres_server() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
-    if missing():
-        pytest.fail(f"no Kafka: {missing()}")
-    made = Brokers(tmp_path_factory.mktemp("kafka"))
-    try:
-        made.start_all()
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -40,17 +40,6 @@ def brokers_in(folder: Path, nodes: int = 1) -> Brokers:
     return Brokers(folder, nodes)
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
-    """One of our own, that may be killed."""
-    made = brokers_in(tmp_path_factory.mktemp("one"))
-    try:
-        made.start_all()
-        yield made
-    finally:
-        made.stop()
-
-
 @pytest.fixture
 async def settings(broker: Brokers) -> KafkaSettings:
     return await applied(broker.bootstrap, partitions=4)

@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from tests.e2e.conftest import stored
 from tests.e2e.test_up import Up, until
-from tests.engines.kafka.broker import Brokers, free_port, missing
+from tests.engines.kafka.broker import Brokers, free_port
 from tests.integration.bad_input_support import configured, posting
 from tests.integration.kafka_support import eventually, prefixed, raw_producer
 
@@ -160,18 +160,6 @@ ODD: Final = {
     "alerts-feature": Poison(Topic.ANOMALY_ALERTS, alert(id="f", episode="f", features={"of_tomorrow": 1.0}), ""),
     "alerts-service": Poison(Topic.ANOMALY_ALERTS, alert(service="", id="s", episode="s"), ""),
 }
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
-    if missing():
-        pytest.fail(f"no Kafka: {missing()}")
-    made = Brokers(tmp_path_factory.mktemp("kafka"))
-    try:
-        made.start_all()
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.conftest import stored
 from tests.e2e.test_agent import AGENT
 from tests.e2e.test_up import ANY, ENVIRONMENT, Posting, Up, event, refused, until
-from tests.engines.kafka.broker import Brokers, free_port, missing
+from tests.engines.kafka.broker import Brokers, free_port
 from tests.integration.kafka_support import eventually, prefixed
 
 from helios_core.bus.kafka import topics
@@ -27,18 +27,6 @@ from helios_core.bus.kafka.settings import KafkaSettings
 pytestmark = pytest.mark.engines
 OF_WEB = "SELECT count(*) FROM events WHERE service = 'web'"
 DISTINCT = "SELECT count(DISTINCT message) FROM events WHERE service = 'web'"
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
-    if missing():
-        pytest.fail(f"no Kafka: {missing()}")
-    made = Brokers(tmp_path_factory.mktemp("kafka"))
-    try:
-        made.start_all()
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
