@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from helios_collector.lag import Lag
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.alerts import Alert, alert_row
@@ -76,6 +77,7 @@ class StoreWriter:
         self._clock = clock or SystemClock()
         self._retention_us = retention_us
         self._pruned_us = 0
+        self._lag = Lag()
 
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
@@ -97,7 +99,9 @@ class StoreWriter:
                 await until_available(partial(consumer.commit, done))
                 decoded = following.result()
                 unwritten = len(decoded.received) if decoded is not None else 0
-                self._telemetry.lag.set(unwritten + await until_available(consumer.lag))
+                lag = unwritten + await until_available(consumer.lag)
+                self._telemetry.lag.set(lag)
+                self._lag.saw(lag)
         finally:
             if keeping is not None:
                 keeping.cancel()
