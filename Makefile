@@ -49,7 +49,7 @@ engines: $(ENGINES) ## the engines that tests run against, as far as they are no
 test-engines: $(DEV_READY) $(ENGINES) ## against a real Kafka and PostgreSQL, which it starts itself
 	$(BIN)/python -m pytest -m "engines and not slow" -n 2 --dist loadfile
 
-test-engines-slow: $(DEV_READY) $(ENGINES) ## three brokers that die in turn, and the parts as processes of their own
+test-engines-slow: $(DEV_READY) $(ENGINES) ## what takes minutes: three brokers that die in turn, parts as processes of their own, full disks, bad clients
 	$(BIN)/python -m pytest -m "engines and slow"
 
 chaos: $(DEV_READY) $(ENGINES) ## a hundred faults at random under load, on all parts at once; ARGS="--faults 30 --seed 7"

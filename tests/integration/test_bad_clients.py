@@ -22,7 +22,7 @@ from tests.integration.bad_input_support import MIB, Memory, one_more, posting
 
 from helios import Client, Event
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 EVENTS: Final = "/api/v1/events"
 LOGS: Final = "/v1/logs"

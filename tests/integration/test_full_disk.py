@@ -41,7 +41,7 @@ from helios_core.bus.kafka import topics
 from helios_core.store.postgres.migrate import migrate
 from helios_core.store.postgres.settings import PostgresSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 OF_WEB = "SELECT count(*) FROM events WHERE service = 'web'"
 DISTINCT = "SELECT count(DISTINCT message) FROM events WHERE service = 'web'"
