@@ -16,6 +16,7 @@ BIN: Final = Path(sys.executable).parent
 _LOOK_S: Final = 0.1
 _AGAIN_S: Final = 0.5
 _STOP_S: Final = 45
+_YOUNG_S: Final = 15
 
 
 def faketime() -> Path | None:
@@ -43,6 +44,7 @@ class Part:
     peak_bytes: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _down_until_s: float = 0.0
+    _started_s: float = 0.0
     _is_wanted: bool = True
 
     @property
@@ -77,16 +79,18 @@ class Part:
         clock.rename(self.folder / "clock")
 
     async def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """SIGTERM; its exit code. Who has only just begun cannot hear it yet, and may be ended by it."""
         self._is_wanted = False
         if self._process is None:
             return 0
+        is_young = time.monotonic() - self._started_s < _YOUNG_S
         self._process.terminate()
         try:
-            return await asyncio.to_thread(self._process.wait, _STOP_S)
+            code = await asyncio.to_thread(self._process.wait, _STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return await asyncio.to_thread(self._process.wait, _STOP_S)
+            code = await asyncio.to_thread(self._process.wait, _STOP_S)
+        return 0 if is_young and code == -signal.SIGTERM else code
 
     def end(self) -> None:
         """At once, for good."""
@@ -113,6 +117,7 @@ class Part:
                 [BIN / program, *words], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.folder
             )
         self.starts += 1
+        self._started_s = time.monotonic()
 
     def _measure(self, pid: int) -> None:
         try:
