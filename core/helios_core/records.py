@@ -54,7 +54,6 @@ def stored_slice_of(received: Received) -> tuple[BatchId, bytes, StoredSlice]:
 
 
 def _identity(received: Received) -> tuple[BatchId, bytes]:
-    check_version(received)
     headers = received.headers
     try:
         id_ = BatchId(bytes.fromhex(headers["agent"]), int(headers["incarnation"], 16), int(headers["sequence"]))

@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limits: how much is taken at once.
         roles: what a collector as a process of its own does: take what comes in, write the store, or both.
         workers: how many processes of a collector of its own share its ports; they need Kafka, and PostgreSQL to store.
-            Each bounds by itself what `limits` says.
+            `limits.pending_bytes` is shared out among them; the rates of a client are each one's own.
     """
 
     data_dir: str = "helios-data"

@@ -55,11 +55,11 @@ async def up(
 ) -> tuple[str, ...]:
     """Runs the named services until SIGINT or SIGTERM; returns those that could not end in time.
 
-    Args:
-        worker: which of several processes this is, that listen on the same ports.
-
     On the first signal nothing new is taken, and what was taken goes on to the store and the reports,
     within half a minute. A second one ends it at once; what is not done is done at the next start.
+
+    Args:
+        worker: which of several processes this is, that listen on the same ports.
 
     Raises:
         ConfigError: the settings are not safe, or an address cannot be used.
