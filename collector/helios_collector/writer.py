@@ -99,7 +99,7 @@ class StoreWriter:
                 await until_available(partial(consumer.commit, done))
                 decoded = following.result()
                 unwritten = len(decoded.received) if decoded is not None else 0
-                lag = unwritten + await until_available(consumer.lag)
+                lag = unwritten + (await until_available(consumer.lag)).records
                 self._telemetry.lag.set(lag)
                 self._lag.saw(lag)
         finally:

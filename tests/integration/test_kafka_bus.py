@@ -38,6 +38,7 @@ from helios_core.bus.base import (
     MAX_RECORD_BYTES,
     Commit,
     Consumer,
+    Lag,
     Partition,
     Received,
     Record,
@@ -207,11 +208,11 @@ async def test_close_waits_for_what_is_being_published(settings: KafkaSettings) 
 async def test_reading_without_waiting_ends_when_nothing_is_left(bus: KafkaBus) -> None:
     published = await spread(bus, keys=50, each=200)
     consumer = await bus.subscribe("g", [Topic.WINDOWS])
-    assert await consumer.lag() == 10_000
+    assert (await consumer.lag()).records == 10_000
     found = await all_left(consumer)
     assert len(found) == 10_000
     assert set(values(found)) == published
-    assert await consumer.lag() == 0
+    assert (await consumer.lag()).records == 0
 
 
 async def test_an_empty_poll_returns_in_time(bus: KafkaBus) -> None:
@@ -286,20 +287,20 @@ async def test_what_was_kept_is_read_in_the_order_of_time(kafka: str) -> None:
 
 async def test_lag_is_exact(bus: KafkaBus) -> None:
     consumer = await bus.subscribe("g", [Topic.WINDOWS, Topic.EVENTS])
-    assert await consumer.lag() == 0
+    assert (await consumer.lag()).records == 0
     await spread(bus, keys=10, each=30)
     await spread(bus, keys=10, each=20, topic=Topic.EVENTS)
-    assert await consumer.lag() == 500
+    assert (await consumer.lag()).records == 500
     read_ = 0
     while read_ < 500:
         got = await consumer.poll(max_records=77, timeout_s=5)
         assert 0 < len(got) <= 77
         read_ += len(got)
-        assert await consumer.lag() == 500 - read_
+        assert (await consumer.lag()).records == 500 - read_
     await consumer.rewind()
-    assert await consumer.lag() == 500
+    assert (await consumer.lag()).records == 500
     other = await bus.subscribe("other", [Topic.EVENTS])
-    assert await other.lag() == 200
+    assert (await other.lag()).records == 200
 
 
 async def test_commits_are_kept_with_their_metadata(bus: KafkaBus, settings: KafkaSettings) -> None:
@@ -319,7 +320,7 @@ async def test_commits_are_kept_with_their_metadata(bus: KafkaBus, settings: Kaf
     await first.close()
     second = await bus.subscribe("g", [Topic.WINDOWS])
     assert await second.committed() == {**done, partition: Commit(1)}
-    assert await second.lag() == sum(one.partition == partition for one in found) - 1
+    assert (await second.lag()).records == sum(one.partition == partition for one in found) - 1
 
 
 async def test_offsets_that_somebody_else_has_set_are_taken(bus: KafkaBus, settings: KafkaSettings) -> None:
@@ -366,7 +367,7 @@ async def test_a_rewound_member_reads_what_is_kept_and_commits_stay(bus: KafkaBu
 async def test_watchers_of_one_group_both_see_everything(bus: KafkaBus) -> None:
     await spread(bus, keys=10, each=5)
     watchers = [await bus.subscribe("console", [Topic.WINDOWS, Topic.EVENTS], at_end=True) for _ in range(2)]
-    assert [await watcher.lag() for watcher in watchers] == [0, 0]
+    assert [(await watcher.lag()).records for watcher in watchers] == [0, 0]
     made = await spread(bus, keys=10, each=30) | await spread(bus, keys=10, each=30, topic=Topic.EVENTS)
     for watcher in watchers:
         assert set(values(await read(watcher, 600))) == made
@@ -397,7 +398,7 @@ async def test_retention_has_removed_what_was_committed(bus: KafkaBus, settings:
     assert values(await read(second, 40)) == [str(i) for i in range(60, 100)]
     assert await all_left(second) == []
     await second.rewind()
-    assert await second.lag() == 40
+    assert (await second.lag()).records == 40
     assert len(await all_left(second)) == 40
 
 
@@ -417,7 +418,7 @@ async def test_retention_has_removed_everything(bus: KafkaBus, settings: KafkaSe
         consumer = await bus.subscribe("g", [Topic.WINDOWS])
     assert await consumer.poll(max_records=10, timeout_s=2) == []
     assert await all_left(consumer) == []
-    assert await consumer.lag() == 0
+    assert (await consumer.lag()).records == 0
     await bus.publish([record("k", "new")])
     assert values(await read(consumer, 1)) == ["new"]
 
@@ -436,7 +437,7 @@ async def test_records_of_others_are_read_and_harm_nobody(bus: KafkaBus, setting
     found = await read(consumer, 7)
     assert {*values(found)} == {"no key", "", "key", "header", "null", "twice", "ours"}
     assert all(isinstance(text, str) for one in found for text in (one.key, *one.headers.values()))
-    assert await consumer.lag() == 0
+    assert (await consumer.lag()).records == 0
 
 
 async def test_marks_of_transactions_are_no_records(bus: KafkaBus, settings: KafkaSettings) -> None:
@@ -452,7 +453,7 @@ async def test_marks_of_transactions_are_no_records(bus: KafkaBus, settings: Kaf
     assert values(await read(consumer, 1)) == ["v"]
     assert await consumer.poll(max_records=1, timeout_s=1) == []
     assert await all_left(consumer) == []
-    assert await consumer.lag() == 0
+    assert (await consumer.lag()).records == 0
 
 
 # Members of a group
@@ -515,7 +516,7 @@ async def test_two_members_share_the_partitions_and_one_leaves(bus: KafkaBus) ->
     assert first.twice() == second.twice() == []
     late = values(first.found)
     assert all(value in late for value in await numbered_values(range(20, 30)))
-    assert await first.consumer.lag() == 0
+    assert (await first.consumer.lag()).records == 0
 
 
 async def numbered(bus: KafkaBus, turn: int) -> set[str]:
@@ -544,7 +545,7 @@ async def test_a_member_whose_process_dies_is_followed_by_the_other(bus: KafkaBu
     await until(lambda: {*values(first.found)} == published)  # it had committed nothing
     await first.end()
     assert first.twice() == []
-    assert await first.consumer.lag() == 0
+    assert (await first.consumer.lag()).records == 0
 
 
 async def test_partitions_that_stay_go_on_where_they_were(bus: KafkaBus) -> None:
@@ -627,7 +628,7 @@ async def test_while_the_group_is_shared_anew_nothing_is_made_up(bus: KafkaBus) 
         turns += 1
         assert await eventually(consumer.committed) == {p: Commit(c.next_offset) for p, c in commits.items()}
         await eventually(consumer.rewind)
-        assert await eventually(consumer.lag) == len(published)
+        assert (await eventually(consumer.lag)).records == len(published)
         assert set(values(await all_left(consumer))) == published
         await asyncio.sleep(0.01)
     ended.set()
@@ -678,7 +679,7 @@ async def test_more_members_than_partitions(kafka: str) -> None:
         members = [Member(await bus.subscribe("g", [Topic.WINDOWS])) for _ in range(3)]
         await bus.publish([record("k", str(i)) for i in range(50)])
         await until(lambda: len({value for member in members for value in values(member.found)}) == 50)
-        lags = [await member.consumer.lag() for member in members]
+        lags = [(await member.consumer.lag()).records for member in members]
         assert lags == [0, 0, 0]
         for member in members:
             await member.end()
@@ -710,3 +711,20 @@ async def test_who_is_frozen_too_long_comes_back(bus: KafkaBus, settings: KafkaS
         process.kill()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
+
+
+async def test_the_time_of_the_bus_is_known_from_below_and_goes_on_while_nothing_comes(bus: KafkaBus) -> None:
+    consumer = await bus.subscribe("g", [Topic.WINDOWS])
+    assert await consumer.lag() == Lag(0, 0)
+    for _ in range(5):
+        await bus.publish([record("k", "v")])
+        assert await consumer.poll(max_records=10, timeout_s=5)
+    for _ in range(3):
+        asked_us = time.time_ns() // 1_000  # the broker is on this machine
+        lag = await consumer.lag()
+        assert lag.records == 0
+        assert asked_us - 1_000_000 < lag.asked_us <= asked_us + 1_000
+        await asyncio.sleep(0.3)
+    await bus.publish([record("k", "later")])
+    (later,) = await consumer.poll(max_records=10, timeout_s=5)
+    assert later.time_us >= lag.asked_us

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from tests.engines.kafka.broker import free_port
 from tests.integration.kafka_support import admin_of, opened, prefixed, record
@@ -87,6 +88,19 @@ async def change(settings: KafkaSettings, topic: str, **changed: str) -> None:
         if configs.items() <= (await config_of(settings, topic)).items():
             break
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("topic", [Topic.EVENTS, Topic.ANOMALY_ALERTS])
+async def test_topics_that_a_detector_reads_side_by_side_have_as_many_partitions(
+    settings: KafkaSettings, topic: Topic
+) -> None:
+    async with admin_of(settings) as admin:
+        await admin.create_topics([NewTopic(settings.prefix + topic.value, 3, 1)])
+    await topics.apply(settings)
+    found = {state.name.removeprefix(settings.prefix): state.faults for state in await topics.check(settings)}
+    assert [name for name, faults in found.items() if any("two detectors" in fault for fault in faults)] == [
+        topic.value
+    ]
 
 
 async def test_apply_makes_all_and_a_second_time_nothing(settings: KafkaSettings) -> None:

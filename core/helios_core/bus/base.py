@@ -72,6 +72,19 @@ class Commit:
     metadata: bytes = b""
 
 
+class Lag(NamedTuple):
+    """How far a consumer is behind.
+
+    Attributes:
+        records: of its partitions, that it has not yet polled.
+        asked_us: the bus's clock when that was asked, or a little earlier: when nothing is left, no record that comes
+            later has an earlier time, unless that clock is set back. 0 while the bus has told no time.
+    """
+
+    records: int
+    asked_us: int
+
+
 class Consumer(Protocol):
     """One member of a group, reading the partitions that it is given. Not for use by two tasks at once.
 
@@ -113,8 +126,12 @@ class Consumer(Protocol):
         """Reads again from the oldest record that is kept. What is committed stays as it is."""
         ...
 
-    async def lag(self) -> int:
-        """How many records of its partitions it has not yet polled."""
+    async def lag(self) -> Lag:
+        """What it has not yet polled, and the time of the bus: who reads needs no clock of its own.
+
+        Raises:
+            BusUnavailable: the bus does not tell now.
+        """
         ...
 
     async def close(self) -> None:

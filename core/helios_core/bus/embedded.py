@@ -22,6 +22,7 @@ import msgspec
 from helios_core.bus.base import (
     MAX_METADATA_BYTES,
     Commit,
+    Lag,
     Partition,
     Received,
     Record,
@@ -300,10 +301,11 @@ class EmbeddedConsumer:
     async def rewind(self) -> None:
         self._next = dict.fromkeys(self._next, 0)
 
-    async def lag(self) -> int:
-        def count(connection: sqlite3.Connection) -> int:
+    async def lag(self) -> Lag:
+        def count(connection: sqlite3.Connection) -> Lag:
             ends = _read_ends(connection, self._topics)
-            return sum(max(0, ends[partition] - start) for partition, start in self._next.items())
+            records = sum(max(0, ends[partition] - start) for partition, start in self._next.items())
+            return Lag(records, self._bus._clock.now_us())
 
         return await self._bus._call(count)
 

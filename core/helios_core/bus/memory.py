@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, check, first_of, in_order_of_time
+from helios_core.bus.base import Commit, Lag, Partition, Received, Record, Topic, check, first_of, in_order_of_time
 from helios_core.clock import Clock, SystemClock
 
 
@@ -92,8 +92,9 @@ class MemoryConsumer:
     async def rewind(self) -> None:
         self._next = dict.fromkeys(self._partitions, 0)
 
-    async def lag(self) -> int:
-        return sum(len(self._bus._logs[p.topic]) - self._next[p] for p in self._partitions)
+    async def lag(self) -> Lag:
+        records = sum(len(self._bus._logs[p.topic]) - self._next[p] for p in self._partitions)
+        return Lag(records, self._bus._clock.now_us())
 
     async def close(self) -> None:
         return None

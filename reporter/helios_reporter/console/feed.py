@@ -129,7 +129,7 @@ class Feed:
             while not drain.is_set():
                 try:
                     received = await consumer.poll(max_records=_MAX_RECORDS, timeout_s=_POLL_S)
-                    lag = await consumer.lag() if len(received) == _MAX_RECORDS else 0
+                    lag = (await consumer.lag()).records if len(received) == _MAX_RECORDS else 0
                 except BusUnavailable as error:
                     _log.warning("console_waits_for_the_bus", error=str(error))
                     await asyncio.sleep(_UNAVAILABLE_S)

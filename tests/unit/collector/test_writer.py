@@ -166,7 +166,7 @@ async def alerts(store: SqliteStore) -> int:
 
 async def lag(bus: MemoryBus) -> int:
     consumer: Consumer = await MemoryBus.subscribe(bus, GROUP, (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS))
-    return await consumer.lag()
+    return (await consumer.lag()).records
 
 
 async def test_everything_is_written_once_and_committed(store: SqliteStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Partition, Received, Topic, first_of
+from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Lag, Partition, Received, Topic, first_of
+from helios_core.bus.kafka.brokerclock import BrokerClock
 from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusRejected, BusUnavailable
@@ -76,6 +78,7 @@ class KafkaConsumer:
         self._next: dict[TopicPartition, int] = {}
         self._came_ms: dict[TopicPartition, int] = {}  # when the answer came that brought what waits
         self._overdue: dict[TopicPartition, int] = {}  # not waited for again before they answer
+        self._clock = BrokerClock()
         self._assigned = asyncio.Event()
         self._committing: asyncio.Task[Any] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -178,7 +181,7 @@ class KafkaConsumer:
         await self._fetch(0)
         while not any(self._waiting.values()):
             left_s = began_s + timeout_s - now_s()
-            if left_s <= 0 and await self._lag() == 0:
+            if left_s <= 0 and (await self._lag()).records == 0:
                 return
             await self._fetch(min(left_s, _FETCH_S) if left_s > 0 else _FETCH_S)
         began_s = now_s()
@@ -201,6 +204,7 @@ class KafkaConsumer:
         except IllegalStateError:  # they were given to others just now
             return
         for partition, records in found.items():
+            self._clock.saw(partition, records[-1].timestamp * 1_000, _steady_us())
             if partition in self._waiting:
                 self._waiting[partition].extend(records)
                 self._came_ms[partition] = self._answered_ms(partition)
@@ -308,19 +312,21 @@ class KafkaConsumer:
             self._waiting[partition].clear()
             self._next[partition] = starts[partition]
 
-    async def lag(self) -> int:
+    async def lag(self) -> Lag:
         async with self._asking("Kafka does not tell how much it has"):
             return await self._lag()
 
-    async def _lag(self) -> int:
+    async def _lag(self) -> Lag:
         while True:
             await self._assigned.wait()
             partitions = list(self._waiting)
+            asked_us = _steady_us()
             ends = await self._client.end_offsets(partitions)
             with suppress(IllegalStateError):  # they were given to others just now
                 await self._look(partitions)
                 if partitions == list(self._waiting):
-                    return sum(max(0, ends[partition] - self._next[partition]) for partition in partitions)
+                    records = sum(max(0, ends[partition] - self._next[partition]) for partition in partitions)
+                    return Lag(records, self._clock.at(asked_us))
 
     async def close(self) -> None:
         if self.closed:
@@ -338,6 +344,10 @@ class KafkaConsumer:
             _log.warning("group_not_left", error=str(error) or type(error).__name__)
         if self._committing is not None:
             self._committing.cancel()
+
+
+def _steady_us() -> int:
+    return time.monotonic_ns() // 1_000
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

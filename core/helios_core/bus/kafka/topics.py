@@ -163,6 +163,7 @@ async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Pla
     brokers = len((await admin.describe_cluster())["brokers"])
     described = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
     states = []
+    followed = [settings.prefix + topic.value for topic in (Topic.EVENTS, Topic.ANOMALY_ALERTS)]
     counts = {name: len(topic["partitions"]) for name, topic in described.items() if not topic["error_code"]}
     for name in names:
         found = described[name]
@@ -183,7 +184,7 @@ async def _states(admin: AIOKafkaAdminClient, settings: KafkaSettings, plan: Pla
                 "changes; make topics of another prefix"
             )
         other = settings.prefix + Topic.WINDOWS.value
-        if name == settings.prefix + Topic.EVENTS.value and counts.get(other, len(partitions)) != len(partitions):
+        if name in followed and counts.get(other, len(partitions)) != len(partitions):
             faults.append(
                 f"it has {len(partitions)} partitions, and {other} has {counts[other]}: the records of a service would "
                 "go to two detectors; make topics of another prefix"
