@@ -14,7 +14,7 @@ import structlog
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState
 from helios_core.batches import BatchId
-from helios_core.bus.base import Commit, Consumer, Partition, Received, Record, Topic, in_order_of_time
+from helios_core.bus.base import Commit, Consumer, Lag, Partition, Received, Record, Topic, in_order_of_time
 from helios_core.clock import US_PER_S, rfc3339
 from helios_core.errors import WireError
 from helios_core.model import OVERFLOW_SERVICE, agent_service
@@ -28,7 +28,7 @@ from helios_detector.engine import Engine
 from helios_detector.evaluation import evaluate, read_labels
 from helios_detector.models import KeptModels
 from helios_detector.telemetry import Telemetry
-from helios_detector.watermarks import LOST_AFTER_US, Watermarks
+from helios_detector.watermarks import LOST_AFTER_US, Agent, Watermarks
 
 GROUP: Final = "detectors"
 MODELS: Final = "models"  # the folder of the registry in the data directory
@@ -36,7 +36,8 @@ _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
 _TICK_US: Final = US_PER_S
 _STEP_BACK_US: Final = 5 * US_PER_S  # less is how far partitions are apart
-_STEP_FORWARD_US: Final = LOST_AFTER_US  # between two polls, which are half a second apart
+_STEP_FORWARD_US: Final = LOST_AFTER_US // 2  # between two polls, which are half a second apart
+_NEVER_US: Final = 2**62
 _MAX_LEDGERS: Final = 20_000
 _log = structlog.get_logger(__name__)
 
@@ -63,13 +64,16 @@ class Outcome:
 
 
 class DetectorService:
-    """Reads WINDOWS and EVENTS as one member of the group `detectors`."""
+    """Reads WINDOWS and EVENTS as one member of the group `detectors`; and ANOMALY_ALERTS, where it says what it finds.
+
+    Its time is the bus's: what the clock of its own machine says changes nothing.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._models = KeptModels(context.data_dir / MODELS)
         self._labels = read_labels(context.labels) if context.labels is not None else None
-        self._behind = 0
+        self._lag = Lag(0, 0)
         self._telemetry = Telemetry(context.metrics)
         self.outcome = Outcome()
         self._begin({})
@@ -84,12 +88,12 @@ class DetectorService:
         self._watermarks = Watermarks(context.idle_after_us)
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._published = {partition: commit.next_offset for partition, commit in committed.items()}
-        self._since_us = context.clock.now_us()  # it has listened, by a clock that was not set since
+        self._said = agents.Said()
+        self._since_us = _NEVER_US  # it has listened, by a clock that was not set since; before, it only reads
         self._ticked_us = 0
         self._last_us = 0  # of the record that was taken last
         self._is_live = False  # all that had come was taken
         self._is_news = True  # what is taken was not taken before a restart
-        self._resumed = False
 
     def status(self) -> dict[str, Any]:
         """For a person: what it has decided, who still learns, and how far it is behind."""
@@ -97,7 +101,7 @@ class DetectorService:
             "decided": self.engine.decided,
             "late_events": self.engine.late_events,
             "overflowed": list(self._watermarks.overflowed),
-            "behind": self._behind,
+            "behind": self._lag.records,
             "learning": self.engine.learning(),
             "models": self.engine.models(),
         }
@@ -110,7 +114,8 @@ class DetectorService:
         does when partitions come or go: services are known whole, or not at all.
         """
         await asyncio.to_thread(self._models.open)
-        consumer = await until_available(partial(self._context.bus.subscribe, GROUP, (Topic.WINDOWS, Topic.EVENTS)))
+        topics = (Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS)
+        consumer = await until_available(partial(self._context.bus.subscribe, GROUP, topics))
         try:
             while True:
                 partitions = consumer.partitions
@@ -127,17 +132,15 @@ class DetectorService:
         """Decides while these partitions are read; None when they are others."""
         while True:
             ending = self._context.drain.is_set()
-            asked_us = self._context.clock.now_us()
             poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
             received = await until_available(poll)
             if consumer.partitions != partitions:
                 return None
-            self._behind = await until_available(consumer.lag)
-            self._telemetry.lag.set(self._behind)
+            self._lag = await until_available(consumer.lag)
+            self._telemetry.lag.set(self._lag.records)
             if not received and ending:
                 return self._finished()
-            # What is not read after this poll came after it began: time may go on that far.
-            alerts = await asyncio.to_thread(self._take, received, 0 if self._behind else asked_us)
+            alerts = await asyncio.to_thread(self._take, received)
             await self._publish(alerts)
             if received:
                 done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
@@ -149,19 +152,21 @@ class DetectorService:
         consumer = await self._context.bus.subscribe("training", (Topic.WINDOWS, Topic.EVENTS), at_end=True)
         await consumer.rewind()
         while received := await consumer.poll(max_records=_MAX_RECORDS, timeout_s=0):
-            await asyncio.to_thread(self._take, received, 0)
+            await asyncio.to_thread(self._take, received)
         await consumer.close()
 
     def _forward(self, done: dict[Partition, Commit]) -> dict[Partition, Commit]:
         """Commits never go back while it catches up."""
         return {p: Commit(max(commit.next_offset, self._published.get(p, 0))) for p, commit in done.items()}
 
-    def _take(self, received: Sequence[Received], until_us: int) -> list[Alert]:
+    def _take(self, received: Sequence[Received]) -> list[Alert]:
         """The alerts to publish. Off the event loop: it computes.
 
         Records are taken in the order of the bus's clock, and what time alone decides is decided between
-        them, second by second, and after them until `until_us`: so a restart decides what was decided.
+        them, second by second, and after the last of all until it was asked for more: so a restart decides
+        what was decided.
         """
+        until_us = 0 if self._lag.records else self._lag.asked_us
         alerts: list[Alert] = []
         if not self._context.files:  # live, a training is a second or two in which nothing is decided
             self.engine.trainings = 1
@@ -176,10 +181,11 @@ class DetectorService:
                 self._last_us = record.time_us
             self._is_news = True
             if until_us:
-                now_us = self._context.clock.now_us()
-                if now_us < self._ticked_us - _STEP_BACK_US:
-                    self._step_back(now_us)
-                alerts += self._tick(min(until_us, now_us))
+                if until_us < self._ticked_us - _STEP_BACK_US:
+                    self._step_back(until_us)
+                if self._since_us == _NEVER_US and self._context.idle_after_us is not None:
+                    self._resume(until_us)
+                alerts += self._tick(until_us)
             self._is_live = until_us > 0
         return alerts
 
@@ -199,7 +205,10 @@ class DetectorService:
     def _one(self, record: Received) -> list[Alert]:
         """What is decided when a record has been taken."""
         try:
-            service, deltas, now_us, back = self._opened(record)
+            if record.partition.topic is Topic.ANOMALY_ALERTS:
+                self._said.take(Alert.from_bytes(record.value))
+                return []
+            service, deltas, back = self._opened(record)
         except WireError as error:
             _log.error("record_skipped", topic=record.partition.topic, offset=record.offset, error=str(error))
             return []
@@ -212,7 +221,7 @@ class DetectorService:
         late = self.engine.observe(service, deltas)
         if self._is_news:
             self._telemetry.late.inc(late)
-        return back + self._decided(service, now_us)
+        return back + self._decided(service, record.time_us)
 
     def _decided(self, service: str, now_us: int) -> list[Alert]:
         reached = self._watermarks.of(service, now_us)
@@ -229,21 +238,21 @@ class DetectorService:
             if alert.state is AlertState.FIRED and self._is_news:
                 self._telemetry.anomalies.labels(alert.family.value, alert.severity.value).inc()
 
-    def _opened(self, record: Received) -> tuple[str, list[WindowDelta], int, list[Alert]]:
-        """(service, deltas, receiver's clock, alerts of an agent that is back); no deltas when it came before."""
+    def _opened(self, record: Received) -> tuple[str, list[WindowDelta], list[Alert]]:
+        """(service, deltas, ends of losses of an agent that is back); no deltas when it came before."""
         check_version(record)
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
             service = self._watermarks.under(events.service)
-            self._watermarks.received(service, events.received_us)
-            return service, deltas_of(events, duration_ms=self._context.window_ms), events.received_us, []
+            self._watermarks.received(service, record.time_us)
+            return service, deltas_of(events, duration_ms=self._context.window_ms), []
         id_, content, part = slice_of(record)
         service = self._watermarks.under(part.service, id_.agent_id)
         if not self._is_new(id_, record.partition.number, part.service, content):
-            return service, [], record.time_us, []
+            return service, [], []
         if part.history:
             self._watermarks.read_history(service, part.watermark_us)
-            return service, part.deltas, record.time_us, []
+            return service, part.deltas, []
         host = record.headers.get("host", "")
         agent = self._watermarks.heard(
             service,
@@ -254,12 +263,7 @@ class DetectorService:
             own=part.service == agent_service(host),
             closing=part.closing,
         )
-        if agent is None:
-            return service, part.deltas, record.time_us, []
-        back = [agents.found(agent, agent.lost_us, record.time_us)]
-        agent.lost_us = 0
-        self._note(back)
-        return service, part.deltas, record.time_us, back
+        return service, part.deltas, [] if agent is None else self._found(agent, record.time_us)
 
     def _is_new(self, id_: BatchId, partition: int, service: str, content: bytes) -> bool:
         """It was not taken before. Of the runs of agents that were heard of longest ago nothing is remembered."""
@@ -277,31 +281,45 @@ class DetectorService:
         alerts: list[Alert] = []
         if not self._ticked_us:
             self._ticked_us = until_us // _TICK_US * _TICK_US
-        if until_us >= self._since_us and not self._resumed:
-            self._resume()
         if self._is_live and until_us - self._ticked_us > _STEP_FORWARD_US:
             self._step_forward(until_us)
         while self._ticked_us + _TICK_US <= until_us:
             before_us, self._ticked_us = self._ticked_us, self._ticked_us + _TICK_US
             now_us = self._ticked_us
-            gone = [agents.lost(agent) for agent in self._watermarks.newly_lost(now_us, self._since_us)]
-            gone += [agents.found(agent, agent.lost_us, now_us) for agent in self._watermarks.forgotten(now_us)]
-            self._note(gone)
-            alerts += gone
+            for agent in self._watermarks.newly_lost(now_us, self._since_us):
+                alerts += self._lost(agent)
+            for agent in self._watermarks.forgotten(now_us):
+                alerts += self._found(agent, now_us)
             for service in sorted(self._watermarks.waiting(now_us, before_us)):
                 alerts += self._decided(service, now_us)
         return alerts
 
-    def _resume(self) -> None:
-        """The first look at the clock since the start: what was down before it has heard nobody."""
-        self._resumed = True
-        if self._last_us and self._since_us - self._last_us >= (self._context.idle_after_us or 0):
-            self._listen(self._since_us, self._watermarks.resume(self._since_us))
+    def _lost(self, agent: Agent) -> list[Alert]:
+        """What there is to say of it, unless somebody has said it: he may have heard of the agent at another time."""
+        if self._said.of(agent):
+            return []
+        return self._saying([agents.lost(agent)])
+
+    def _found(self, agent: Agent, now_us: int) -> list[Alert]:
+        """The ends of what was said of it, whoever said it."""
+        return self._saying([agents.found(agent, heard_us, now_us) for heard_us in self._said.of(agent)])
+
+    def _saying(self, alerts: list[Alert]) -> list[Alert]:
+        for alert in alerts:
+            self._said.take(alert)
+        self._note(alerts)
+        return alerts
+
+    def _resume(self, now_us: int) -> None:
+        """All that had come was read for the first time: while this was down it has heard nobody."""
+        if self._last_us and now_us - self._last_us >= (self._context.idle_after_us or 0):
+            self._listen(now_us, self._watermarks.resume(now_us))
+        self._since_us = now_us
 
     def _is_set_back(self, record_us: int) -> bool:
-        """The bus's clock was, before it took a record; one that was long under way says nothing of the clock."""
+        """The bus's clock was, before it took a record; that of one broker may be behind those of others."""
         limit_us = self._ticked_us - _STEP_BACK_US
-        return record_us < limit_us and (not self._is_live or self._context.clock.now_us() < limit_us)
+        return record_us < limit_us and (not self._is_live or self._lag.asked_us < limit_us)
 
     def _step_back(self, now_us: int) -> None:
         """Time goes on from the new one. What was decided stands: nothing is decided of its windows again."""

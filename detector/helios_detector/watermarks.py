@@ -53,11 +53,11 @@ class Agent:
     """What is known of one agent.
 
     Attributes:
-        heard_us: when it was heard of last, by the receiver's clock.
+        heard_us: when it was heard of last, by the bus's clock.
         watermark_us: up to when it has read, whichever service it said so for.
         told_us: when its own slice was read last; 0 where that is not read here, but by another detector: then that
             one says when the agent is lost.
-        lost_us: when it had been heard of last before it was lost; 0 while it is not.
+        lost_us: when it had been heard of last before it was lost; 0 while it is heard.
         services: those that it has brought since it was heard of first.
     """
 
@@ -73,8 +73,8 @@ class Agent:
 class Watermarks:
     """Follows the sources of all services.
 
-    All times of hearing are the receiver's. A source that is silent for `idle_after_us` does not hold
-    its services back; sources without an agent follow the receiver's clock. Services beyond their bound
+    All times of hearing are the bus's. A source that is silent for `idle_after_us` does not hold
+    its services back; sources without an agent follow the bus's clock. Services beyond their bound
     are followed as one, see `under`; an agent too many moves no watermark.
 
     Args:
@@ -89,7 +89,6 @@ class Watermarks:
         self._services: dict[str, _Service] = {}
         self._agents: dict[bytes, Agent] = {}
         self._resumed_us = 0
-        self._stepped_us = 0
         self.overflowed: list[str] = []
 
     def under(self, service: str, agent: bytes | None = None) -> str:
@@ -121,7 +120,7 @@ class Watermarks:
         own: bool = False,
         closing: bool = False,
     ) -> Agent | None:
-        """Takes what a slice says; returns the agent when it was said to be lost: it is not any more.
+        """Takes what a slice says; returns the agent when it is its own slice: it is not lost, if it was said to be.
 
         Args:
             watermark_us: 0 when the slice says nothing of it.
@@ -144,20 +143,13 @@ class Watermarks:
         source.heard_us = now_us
         known.services[service] = None
         known.watermark_us = max(known.watermark_us, watermark_us)
-        back = None
-        if self._idle_after_us is not None:
-            if self._away_us(known, now_us) >= LOST_AFTER_US:  # also when nobody was there to notice it
-                known.lost_us = known.lost_us or known.told_us or known.heard_us
-            if not known.told_us:
-                known.lost_us = 0
-            elif known.lost_us and own:
-                back = known
         known.heard_us = now_us
+        known.lost_us = 0
         if own:
             known.told_us = now_us
         if closing:
             self._forget(known)
-        return back
+        return known if own else None
 
     def read_history(self, service: str, watermark_us: int) -> None:
         """Takes what a slice of the past says: it counts until something live is known of the service."""
@@ -227,14 +219,13 @@ class Watermarks:
         return [name for name, state in self._services.items() if state.received_us and not state.agents]
 
     def step_to(self, now_us: int) -> list[str]:
-        """The receiver's clock was set, forward or back: no agent is silent or away for that.
+        """The bus's clock was set, forward or back: no agent is silent or away for that.
 
         What was heard later than it is now was heard now, or the agent would be alive until then.
 
         Returns:
             as `resume`.
         """
-        self._stepped_us = now_us
         for agent in self._agents.values():
             agent.heard_us = min(agent.heard_us, now_us)
             agent.told_us = min(agent.told_us, now_us)
@@ -244,19 +235,15 @@ class Watermarks:
                 source.heard_us = min(source.heard_us, now_us)
         return self.resume(now_us)
 
-    def _away_us(self, agent: Agent, now_us: int) -> int:
-        """How long it was not heard of, whether anybody listened or not; that the clock was set is no absence."""
-        return now_us - (agent.heard_us if agent.lost_us else max(agent.heard_us, self._stepped_us))
-
     def _silent_us(self, agent: Agent, now_us: int) -> int:
         """How long it was not heard of while somebody listened."""
         return now_us - max(agent.heard_us, self._resumed_us)
 
     def newly_lost(self, now_us: int, since_us: int) -> list[Agent]:
-        """Agents that were not heard of for a minute, each once, and said by one detector.
+        """Agents that were not heard of for a minute, each once until it is heard again, and by one detector.
 
         Args:
-            now_us: the receiver's clock.
+            now_us: the bus's clock.
             since_us: since when it has listened: an agent cannot be heard before.
         """
         if self._idle_after_us is None:
@@ -274,11 +261,10 @@ class Watermarks:
         """Agents that were not heard of for a day: they are not known any more."""
         if self._idle_after_us is None:
             return []
-        gone = [agent for agent in self._agents.values() if self._away_us(agent, now_us) >= FORGOTTEN_AFTER_US]
+        gone = [agent for agent in self._agents.values() if now_us - agent.heard_us >= FORGOTTEN_AFTER_US]
         for agent in gone:
-            agent.lost_us = agent.lost_us or agent.told_us or agent.heard_us
             self._forget(agent)
-        return [agent for agent in gone if agent.told_us]
+        return gone
 
     def _service(self, name: str) -> _Service | None:
         """None for one too many."""

@@ -14,6 +14,7 @@ from tests.chaos.link import Mood
 from tests.chaos.part import faketime
 
 _CLOCKS: Final = ("agent", "collector", "detector")
+_CLOCK_S: Final = 75  # longer than an agent may be away
 _MAX_SHIFT_S: Final = 300  # what is further off is counted under the time of receipt, and not under its own
 
 
@@ -42,7 +43,7 @@ def faults(estate: Estate) -> list[Fault]:
     for name, part in estate.parts.items():
         found += [Fault("kill", name, "kill -9", 5, _killed(part.kill))] * 2
         if faketime() is not None and name.startswith(_CLOCKS):
-            found.append(Fault("clock", name, "clock shifted by up to 5 min", 8, _shifted(part.shift_clock)))
+            found.append(Fault("clock", name, "clock shifted by up to 5 min", _CLOCK_S, _shifted(part.shift_clock)))
     for name, link in estate.links.items():
         for mood, longest_s in ((Mood.CUT, 6), (Mood.FROZEN, 12), (Mood.SLOW, 10)):
             found.append(Fault("network", name, mood.value, longest_s, _spoiled(link.become, mood)))

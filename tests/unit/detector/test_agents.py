@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +89,49 @@ def test_long_names_fit_on_the_bus() -> None:
     alert = agents.lost(agent(*(f"{number:03}" + "x" * 253 for number in range(2_000)), host="h" * 255))
     check([Record(Topic.ANOMALY_ALERTS, alert.service, alert.to_bytes())])
     assert len(alert.to_bytes()) < 8_192
+
+
+# --- what was said ---------------------------------------------------------------------------------
+
+
+@given(AGENTS)
+def test_a_loss_is_open_until_its_end_is_said_whoever_says_them(made: Agent) -> None:
+    said = agents.Said()
+    assert said.of(made) == []
+    said.take(agents.lost(made))
+    said.take(agents.lost(made))
+    assert said.of(made) == [made.lost_us]
+    said.take(agents.found(made, made.lost_us, made.lost_us + 90 * S))
+    said.take(agents.found(made, made.lost_us, made.lost_us + 90 * S))
+    assert said.of(made) == []
+
+
+def test_a_loss_is_of_its_agent_and_not_of_another_on_a_host_of_the_same_name() -> None:
+    one, other = agent(), agent(id_=b"x" * 16, heard_us=T0 + 7)
+    said = agents.Said()
+    said.take(agents.lost(one))
+    said.take(agents.lost(other))
+    assert (said.of(one), said.of(other)) == ([T0], [T0 + 7])
+    said.take(agents.found(one, T0, T0 + 90 * S))
+    assert (said.of(one), said.of(other)) == ([], [T0 + 7])
+
+
+def test_two_losses_of_one_agent_that_two_detectors_said_end_as_two_alerts() -> None:
+    one = agent()
+    ends = [agents.found(one, T0, T0 + 90 * S), agents.found(one, T0 + S, T0 + 90 * S)]
+    assert len({alert.id for alert in ends}) == len({alert.episode for alert in ends}) == 2
+
+
+def test_what_else_is_said_is_no_loss() -> None:
+    said = agents.Said()
+    said.take(msgspec.structs.replace(agents.lost(agent()), family=Family.ERRORS))
+    assert said.of(agent()) == []
+
+
+def test_losses_that_never_end_are_bounded() -> None:
+    said = agents.Said()
+    lost = [agent(id_=number.to_bytes(16, "big")) for number in range(1_000)]
+    for one in lost:
+        said.take(agents.lost(one))
+    assert sum(len(said.of(one)) for one in lost) == 100
+    assert said.of(lost[-1]) == [T0]

@@ -16,7 +16,7 @@ from helios_agent.reduction import Reduction
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Family
 from helios_core.batches import BatchId, Slice
-from helios_core.bus.base import Bus, Commit, Partition, Received, Record, Topic
+from helios_core.bus.base import Bus, Commit, Lag, Partition, Received, Record, Topic
 from helios_core.bus.embedded import EmbeddedBus
 from helios_core.bus.memory import MemoryBus
 from helios_core.model import Event, EventRecord, Level, agent_service
@@ -98,8 +98,8 @@ class Script:
     async def rewind(self) -> None:
         return None
 
-    async def lag(self) -> int:
-        return self.lags.pop(0) if self.lags else 0
+    async def lag(self) -> Lag:
+        return Lag(self.lags.pop(0) if self.lags else 0, self.clock.now_us())
 
     async def close(self) -> None:
         return None

@@ -7,7 +7,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -19,14 +19,16 @@ from tests.examples import examples
 from helios_core import wire
 from helios_core.alerts import Alert, AlertState, Family
 from helios_core.batches import BatchId, Slice
-from helios_core.bus.base import Commit, Partition, Received, Record, Topic, first_of, in_order_of_time
+from helios_core.bus.base import Commit, Lag, Partition, Received, Record, Topic, first_of, in_order_of_time
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.model import Event, EventRecord, Level, Signal, agent_service
 from helios_core.records import events_record, slice_record
 from helios_core.service import IDLE_AFTER_US, Context
 from helios_core.windows import WindowDelta
+from helios_detector.agents import lost
 from helios_detector.service import GROUP, DetectorService, Outcome
+from helios_detector.watermarks import Agent
 
 S = 1_000_000
 T0 = 1_772_409_600  # seconds: midnight
@@ -94,11 +96,12 @@ class Site:
         self.reached("publish")
         assert {record.topic for record in records} == {Topic.ANOMALY_ALERTS}
         self.published += [Alert.from_bytes(record.value) for record in records]
+        self.put(records)
         self.reached("after publish")
 
     async def subscribe(self, group: str, topics: Sequence[Topic], *, at_end: bool = False) -> Reader:
         assert group == GROUP
-        assert set(topics) == {Topic.WINDOWS, Topic.EVENTS}
+        assert set(topics) == {Topic.WINDOWS, Topic.EVENTS, Topic.ANOMALY_ALERTS}
         return Reader(self)
 
     async def close(self) -> None:
@@ -162,8 +165,8 @@ class Reader:
     async def rewind(self) -> None:
         self._next = {}
 
-    async def lag(self) -> int:
-        return sum(self._unread().values())
+    async def lag(self) -> Lag:
+        return Lag(sum(self._unread().values()), self._site.clock.now_us())
 
     async def close(self) -> None:
         return None
@@ -477,6 +480,63 @@ async def test_an_agent_that_was_lost_before_a_restart_is_found_after_it(tmp_pat
     await ran(site, tmp_path)
     resolved = [a for a in site.published if a.state is RESOLVED]
     assert [(a.episode, a.family) for a in resolved] == [(lost.episode, Family.AGENT)]
+
+
+@pytest.mark.parametrize("said_s", [70, 71.5, 85, 300])
+async def test_what_another_detector_said_of_an_agent_is_ended_and_not_said_again(
+    tmp_path: Path, said_s: float
+) -> None:
+    """It had heard of the agent last at another time: its clock was wrong, or it had not read the newest slice."""
+    agent, host = Sender(), agent_service("h1")
+    other = lost(Agent(A, "h1", us(said_s - 60), lost_us=us(said_s - 60), services={"web": None}))
+    steps = [Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 110, 10)]
+    steps.append(Step(301, [Record(Topic.ANOMALY_ALERTS, host, other.to_bytes())]))
+    steps += [Step(s) for s in range(302, 400)]
+    steps += [Step(s, agent.batch(s, delta(s - 10))) for s in range(400, 500, 10)]
+    site = Site([*(Step(s) for s in range(5, 9)), *steps])
+    await ran(site, tmp_path)
+    found = [a for a in site.published if a.episode == other.episode]
+    assert [(a.state, a.decided_us) for a in found] == [(RESOLVED, us(400))]
+    assert {a.episode for a in site.published if a.state is FIRED} == {
+        a.episode for a in site.published if a.state is RESOLVED and a is not found[0]
+    }
+
+
+async def test_that_an_agent_is_lost_is_not_said_while_another_loss_of_it_is_open(tmp_path: Path) -> None:
+    agent, host = Sender(), agent_service("h1")
+    other = lost(Agent(A, "h1", us(40), lost_us=us(40), services={"web": None}))
+    steps = [Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 60, 10)]
+    steps.append(Step(101, [Record(Topic.ANOMALY_ALERTS, host, other.to_bytes())]))
+    steps += [Step(s) for s in range(102, 400)]
+    steps += [Step(s, agent.batch(s, delta(s - 10))) for s in range(400, 450, 10)]
+    site = Site(steps)
+    await ran(site, tmp_path)
+    assert [(a.state, a.episode) for a in site.published] == [(RESOLVED, other.episode)]
+
+
+async def test_the_end_of_what_nobody_said_is_not_said(tmp_path: Path) -> None:
+    """The detector was down while the agent was away."""
+    agent = Sender()
+    site = Site([Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 60, 10)])
+    await ran(site, tmp_path)
+    site.steps += [Step(1_000, agent.batch(1_000, delta(990))), Step(1_001), Step(1_010, agent.batch(1_010))]
+    site.drain.clear()
+    await ran(site, tmp_path)
+    assert site.published == []
+
+
+class NoClock:
+    """Of a machine whose clock nobody should look at."""
+
+    def now_us(self) -> int:
+        raise AssertionError("the detector looked at the clock of its machine")
+
+
+async def test_what_the_clock_of_its_machine_says_changes_nothing(tmp_path: Path, expected: list[Alert]) -> None:
+    site = Site(eventful())
+    site.clock.advance_to(us(site.steps[0].second))
+    await DetectorService(replace(context(site, tmp_path), clock=NoClock())).run()
+    assert by_id(site.published) == by_id(expected)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
