@@ -45,10 +45,10 @@ def faults(estate: Estate) -> list[Fault]:
         if faketime() is not None and name.startswith(_CLOCKS):
             found.append(Fault("clock", name, "clock shifted by up to 5 min", _CLOCK_S, _shifted(part.shift_clock)))
     for name, link in estate.links.items():
-        for mood, longest_s in ((Mood.CUT, 6), (Mood.FROZEN, 12), (Mood.SLOW, 10)):
+        for mood, longest_s in ((Mood.CUT, 6), (Mood.FROZEN, 12), (Mood.DEAF, 8), (Mood.SLOW, 10)):
             found.append(Fault("network", name, mood.value, longest_s, _spoiled(link.become, mood)))
     broker, database = estate.links["everybody to the broker"], estate.disks["database"]
-    for mood in (Mood.CUT, Mood.FROZEN, Mood.SLOW):
+    for mood in (Mood.CUT, Mood.FROZEN, Mood.DEAF, Mood.SLOW):
         found += [Fault("network", "everybody to the broker", mood.value, 10, _spoiled(broker.become, mood))] * 2
     found += [Fault("kill", "broker", "kill -9", 6, _broker_killed(estate))] * 4
     found += [Fault("kill", "broker", "stopped (SIGSTOP)", 12, _broker_frozen(estate))] * 2

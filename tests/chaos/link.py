@@ -18,6 +18,7 @@ class Mood(StrEnum):
     OPEN = "open"
     CUT = "cut"  # connections are reset, and new ones as soon as they are made
     FROZEN = "frozen"  # connections stay, and nothing passes, in neither direction
+    DEAF = "no answers"  # what is sent arrives, and what is answered does not
     SLOW = "slow"  # about 25 kB/s, and 150 ms
 
 
@@ -32,11 +33,12 @@ class Link:
     def __init__(self, port: int, to: int) -> None:
         self.port = port
         self.to = to
-        self._mood = Mood.OPEN
-        self._moved = asyncio.Event()
-        self._moved.set()
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
+        self._mood = Mood.OPEN
+        self._moves = asyncio.Event()
+        self._answers = asyncio.Event()
+        self.become(Mood.OPEN)
 
     async def open(self) -> None:
         """Listens."""
@@ -45,10 +47,11 @@ class Link:
     def become(self, mood: Mood) -> None:
         """From now on, for connections that are there and for new ones."""
         self._mood = mood
-        if mood is Mood.FROZEN:
-            self._moved.clear()
-        else:
-            self._moved.set()
+        for passing, stopped in ((self._moves, (Mood.FROZEN,)), (self._answers, (Mood.FROZEN, Mood.DEAF))):
+            if mood in stopped:
+                passing.clear()
+            else:
+                passing.set()
         if mood is Mood.CUT:
             for relay in self._relays:
                 relay.cancel()
@@ -69,8 +72,8 @@ class Link:
         try:
             back, there = await asyncio.open_connection("127.0.0.1", self.to)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(reader, there))
-                group.create_task(self._pass(back, writer))
+                group.create_task(self._pass(reader, there, self._moves))
+                group.create_task(self._pass(back, writer, self._answers))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass  # one of the two has gone, or the link was cut: both connections end below
         finally:
@@ -78,11 +81,11 @@ class Link:
             for end in filter(None, (writer, there)):
                 end.transport.abort()
 
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         while data := await source.read(_SLOW_CHUNK if self._mood is Mood.SLOW else _CHUNK):
             if self._mood is Mood.SLOW:
                 await asyncio.sleep(_SLOW_S)
-            await self._moved.wait()
+            await passing.wait()
             target.write(data)
             await target.drain()
         with suppress(OSError):

@@ -72,6 +72,10 @@ class Part:
         if self._process is not None:
             self._process.kill()
 
+    def revive(self) -> None:
+        """It is wanted again after `stop` or `kill`: whoever keeps it starts it."""
+        self._is_wanted, self._down_until_s = True, 0.0
+
     def shift_clock(self, by_s: float) -> None:
         """Its clock is so far ahead from now on; that by which it waits is not."""
         clock = self.folder / "clock.new"
