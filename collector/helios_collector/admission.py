@@ -5,6 +5,7 @@ What is refused here is to be sent again; each refusal says when.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import OrderedDict
@@ -165,6 +166,10 @@ class Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """It is over."""
         self._admission.let_go(self)
 
     def receive(self, n_bytes: int) -> None:
@@ -251,10 +256,16 @@ class Admission:
         """The request is over."""
         self._held -= visit.held
 
+    def join(
+        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
+    ) -> asyncio.Future[None]:
+        """Raw events, in records that requests share: see `Gathering.join`; Busy while the bus is away."""
+        return self._gathering.join(received_us, events, others)
+
     async def publish_events(
         self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
     ) -> None:
-        """Raw events, in records that requests share: see `Gathering.publish`; Busy while the bus is away."""
+        """The same for who waits for it."""
         await self._gathering.publish(received_us, events, others)
 
     async def publish(self, records: Sequence[Record], requests: int = 1) -> None:

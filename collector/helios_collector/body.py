@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Final, TypeVar
 
 from helios_collector.admission import Busy, Visit
-from helios_core.errors import WireError
+from helios_core.errors import BusUnavailable, WireError
 from helios_core.routes import Receive
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024  # as sent
@@ -41,19 +41,28 @@ class Gate:
         self._passing = 0
         self._passed = asyncio.Event()
 
-    def is_closed(self) -> bool:
-        """What comes is to be refused, and sent again."""
-        return self._closed.is_set()
+    def check(self) -> None:
+        """BusUnavailable when the collector stops."""
+        if self._closed.is_set():
+            raise BusUnavailable("the collector is stopping")
 
     @contextmanager
     def passing(self) -> Iterator[None]:
         """While a request publishes."""
-        self._passing += 1
+        self.enter()
         try:
             yield
         finally:
-            self._passing -= 1
-            self._passed.set()
+            self.leave()
+
+    def enter(self) -> None:
+        """A request publishes."""
+        self._passing += 1
+
+    def leave(self) -> None:
+        """It is on the bus, or will not be."""
+        self._passing -= 1
+        self._passed.set()
 
     async def close(self) -> None:
         """Returns when those under way are on the bus."""

@@ -53,18 +53,26 @@ class Gathering:
     async def publish(
         self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
     ) -> None:
-        """Returns when everything is safe on the bus.
+        """Returns when everything is safe on the bus; see `join`.
+
+        Raises:
+            BusUnavailable: it is not known to be: it is to be sent again.
+        """
+        if events or others:
+            await asyncio.shield(self.join(received_us, events, others))  # who goes takes nobody else's with it
+
+    def join(
+        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
+    ) -> asyncio.Future[None]:
+        """What is done when everything is safe on the bus, for all who have joined: not to be cancelled.
+
+        Where it is not known to be it has the BusUnavailable that says so: everything is to be sent again.
 
         Args:
             received_us: when the request came.
             events: as `wire.event_field` makes them, by the service that they count under.
             others: what the request brings beside them.
-
-        Raises:
-            BusUnavailable: it is not known to be: it is to be sent again.
         """
-        if not events and not others:
-            return
         if self._next is None:
             self._next = _Round(asyncio.get_running_loop().create_future())
             if len(self._running) < _ROUNDS:  # with everything that this turn of the loop brings
@@ -75,7 +83,7 @@ class Gathering:
         joined.others += others
         joined.received_us = max(joined.received_us, received_us)
         joined.requests += 1
-        await asyncio.shield(joined.done)  # who goes away takes nobody else's with it
+        return joined.done
 
     def _begin(self) -> None:
         if self._next is not None and len(self._running) < _ROUNDS:

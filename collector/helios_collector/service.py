@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -48,7 +49,7 @@ class Intake:
         if context.routes is not None:
             ingest = HttpIngest(admission, context.clock, context.keys, telemetry, names, gate)
             for path in EVENTS_PATHS:
-                context.routes.mount(path, ingest)
+                context.routes.mount(path, ingest, partial(ingest.direct, path))
         otlp = OtlpHttp(receiver, admission, context.keys, gate, telemetry)
         for routes in filter(None, (context.routes, context.otlp_routes)):
             for path in OTLP_PATHS:

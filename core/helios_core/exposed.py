@@ -8,7 +8,7 @@ from typing import Any, Final
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from helios_core.keys import Keys, Scope
-from helios_core.routes import HttpScope, Receive, Send, is_local, respond
+from helios_core.routes import Headers, HttpScope, Receive, Send, is_local, respond
 
 PATHS: Final = ("/health", "/metrics")
 Answer = tuple[int, Any, list[tuple[bytes, bytes]]]
@@ -37,7 +37,7 @@ class Exposed:
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        path, headers = scope["path"].rstrip("/"), headers_of(scope)
+        path, headers = scope["path"].rstrip("/"), headers_of(scope["headers"])
         wanted = Scope.METRICS if path == "/metrics" else None
         refused = refusal(self._keys, headers, wanted)
         if scope["method"] not in ("GET", "HEAD") and refused is None:
@@ -51,9 +51,9 @@ class Exposed:
             await respond(send, 200, {"status": "ok"})
 
 
-def headers_of(scope: HttpScope) -> dict[str, str]:
+def headers_of(headers: Headers) -> dict[str, str]:
     """The headers of a request, by their names in lower case."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
 
 
 def refusal(keys: Keys, headers: Mapping[str, str], scope: Scope | None) -> Answer | None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from helios_core.errors import ConfigError, HeliosError
-from helios_core.routes import App
+from helios_core.routes import Routes
 from helios_core.settings import split
 
 _GRACE_S: Final = 5
@@ -18,9 +18,9 @@ _GRACE_S: Final = 5
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: App, address: str, tls: ssl.SSLContext | None = None, *, shared: bool = False
+    routes: Routes, address: str, tls: ssl.SSLContext | None = None, *, shared: bool = False
 ) -> AsyncIterator[str]:
-    """The application at an address, while the context is open; yields `host:port`.
+    """What is mounted, at an address, while the context is open; yields `host:port`.
 
     Args:
         shared: other processes listen there, too.
@@ -30,15 +30,13 @@ async def serving(
         HeliosError: no server is installed.
     """
     try:
-        import uvicorn
-
-        from helios_core.server import Connection, Server, raise_limit_of_files
+        from helios_core.server import Config, Connection, Server, raise_limit_of_files
     except ImportError as error:
         raise HeliosError(f"HTTP needs a server ({error}): pip install 'helios-observability[collector]'") from error
     raise_limit_of_files()
     listener = _listener(address, shared=shared)
-    config = uvicorn.Config(
-        app,
+    config = Config(
+        routes,
         http=Connection,
         lifespan="on",
         ws="wsproto",

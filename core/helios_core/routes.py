@@ -1,8 +1,9 @@
-"""Which ASGI application of a process answers which path."""
+"""Which ASGI application of a process answers which path; and who answers small requests without a task."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,8 +15,29 @@ HttpScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[HttpScope, Receive, Send], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+Answering = Callable[[int, bytes, Headers], None]
+Direct = Callable[["Request", Answering], bool]
+"""Answers a POST that came whole, by calling the second argument once: at once or later, with status, JSON and headers.
+
+False when it is not for it: then the ASGI application of the path is asked. It never raises.
+"""
 
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One that came whole.
+
+    Attributes:
+        headers: as in ASGI: names in lower case.
+        peer: the address of the client; empty where it has none.
+    """
+
+    headers: Headers
+    body: bytes
+    peer: str
 
 
 class Routes:
@@ -26,15 +48,22 @@ class Routes:
 
     def __init__(self) -> None:
         self._apps: dict[str, App] = {}
+        self.direct: dict[bytes, Direct] = {}
         self._settled = False
 
     def settle(self) -> None:
         """All services have mounted what they answer."""
         self._settled = True
 
-    def mount(self, path: str, app: App) -> None:
-        """`app` answers `path` and what lies under it; `/` answers what nothing else does."""
+    def mount(self, path: str, app: App, direct: Direct | None = None) -> None:
+        """`app` answers `path` and what lies under it; `/` answers what nothing else does.
+
+        Args:
+            direct: is asked first for requests to that very path.
+        """
         self._apps[path.rstrip("/")] = app
+        if direct is not None:
+            self.direct[path.encode()] = direct
 
     async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

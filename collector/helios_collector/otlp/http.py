@@ -19,7 +19,6 @@ from helios_collector.faults import http_answer
 from helios_collector.ingest import client_of
 from helios_collector.otlp.receiver import KINDS, Kind, Receiver
 from helios_collector.telemetry import Telemetry
-from helios_core.errors import BusUnavailable
 from helios_core.exposed import headers_of, refusal
 from helios_core.keys import Keys, Scope
 from helios_core.routes import HttpScope, Receive, Send, respond
@@ -46,7 +45,7 @@ class OtlpHttp:
         """Errors are a google.rpc.Status in the encoding of the request, as the protocol wants it."""
         if scope["type"] != "http":
             return
-        headers = headers_of(scope)
+        headers = headers_of(scope["headers"])
         form = headers.get("content-type", "").partition(";")[0].strip().lower()
         extra: list[tuple[bytes, bytes]] = []
         status, message = 200, ""
@@ -84,8 +83,7 @@ class OtlpHttp:
         client = client_of(self._keys, headers.get("authorization", ""), headers.get("x-api-key", ""), peer)
         with self._admission.entered(client) as visit:
             body = await read(headers, receive, self._gate, visit)
-            if self._gate.is_closed():
-                raise BusUnavailable("the collector is stopping")
+            self._gate.check()
             encoding = headers.get("content-encoding", "").strip().lower()
             with self._gate.passing():
                 async with self._unpacking:

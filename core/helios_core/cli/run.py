@@ -20,6 +20,7 @@ from helios_core.datadir import DataDir
 from helios_core.errors import ConfigError, HeliosError
 from helios_core.settings import Settings
 from helios_core.up import Listening, up
+from helios_core.upkeep import collect_seldom
 from helios_core.workers import Reserved, Worker, supervise
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class _Run:
         structlog.contextvars.bind_contextvars(**({} if worker is None else {"worker": worker.number}))
 
         def say(_: Listening) -> None:
+            collect_seldom()
             if ready is not None:
                 ready()
 

@@ -15,6 +15,7 @@ from helios_core.cli.fail import fail
 from helios_core.errors import ConfigError, HeliosError
 from helios_core.settings import ROLES, Settings
 from helios_core.up import Listening, up
+from helios_core.upkeep import collect_seldom
 
 _SERVICES: Final = ("collector", "detector", "reporter")
 
@@ -71,6 +72,7 @@ def _matched(pattern: str) -> str:
 
 
 def _say(listening: Listening) -> None:
+    collect_seldom()
     click.echo(f"console   {listening.http}/")
     click.echo(f"events    POST {listening.http}/api/v1/events")
     click.echo(f"agents    {listening.grpc} (helios-agent, helios.Client)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import pytest
 
 from helios_core import server
 from helios_core.http import serving
-from helios_core.routes import Routes, respond
+from helios_core.routes import Answering, Request, Routes, respond
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
 
@@ -172,3 +173,238 @@ async def test_who_takes_it_for_a_proxy_is_told_that_it_is_none() -> None:
         async with asyncio.timeout(10):
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
         writer.close()
+
+
+# --- requests that are answered without a task ------------------------------------------------------
+
+HOST = b"Host: localhost\r\n"
+
+
+class Site:
+    """A server whose path `/direct` is answered directly as long as it is not told otherwise, and by `echo` else."""
+
+    def __init__(self) -> None:
+        self.directly: list[Request] = []
+        self.waiting: list[tuple[Request, Answering]] = []
+        self.holds = False  # answers are given by hand
+        self.takes = True
+
+    def direct(self, request: Request, answer: Answering) -> bool:
+        if not self.takes:
+            return False
+        self.directly.append(request)
+        if self.holds:
+            self.waiting.append((request, answer))
+        else:
+            answer(202, b"direct " + request.body, [(b"x-extra", b"1")])
+        return True
+
+    def answer(self, number: int = 0) -> None:
+        request, answer = self.waiting.pop(number)
+        answer(202, b"direct " + request.body, [])
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection to it."""
+        routes = Routes()
+        routes.mount("/direct", echo, self.direct)
+        async with serving(routes, "127.0.0.1:0") as address:
+            reader, writer = await opened(address)
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+
+
+def post(body: bytes = b"abc", *, more: bytes = b"", path: bytes = b"/direct", version: bytes = b"1.1") -> bytes:
+    head = b"POST %s HTTP/%s\r\n%sContent-Length: %d\r\n%s\r\n" % (path, version, HOST, len(body), more)
+    return head + body
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    async with asyncio.timeout(5):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        return int(head[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+
+async def test_a_request_that_comes_whole_is_answered_directly() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        for number in range(3):
+            writer.write(post(b"%d" % number, more=b"X-Name: V\r\n"))
+            status, headers, body = await answer_of(reader)
+            assert (status, body, headers["x-extra"]) == (202, b"direct %d" % number, "1")
+            assert headers["content-type"] == "application/json"
+            assert "date" in headers
+    assert [(b"x-name", b"V") in request.headers for request in site.directly] == [True] * 3
+    assert {request.peer for request in site.directly} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [post()[:-3], b"abc"],
+        [post()[:-1], b"c"],
+        [post()[:30], post()[30:-2], b"bc"],
+        [post(path=b"/direct?x=1")],
+        [post(more=b"X-Forwarded-For: 10.0.0.1\r\n")],
+    ],
+)
+async def test_every_other_goes_to_the_application(sent: list[bytes]) -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        for _ in range(2):
+            for part in sent:
+                writer.write(part)
+                await asyncio.sleep(0.05)
+            assert (await answer_of(reader))[::2] == (200, b"abc")
+        assert site.directly == []
+        writer.write(post(b"and then"))
+        assert (await answer_of(reader))[2] == b"direct and then"
+
+
+async def test_one_that_offers_another_protocol_is_answered_directly_in_this_one() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        for _ in range(2):
+            writer.write(post(more=b"Connection: Upgrade\r\nUpgrade: h2c\r\n"))
+            assert (await answer_of(reader))[2] == b"direct abc"
+
+
+async def test_the_application_is_asked_when_it_is_not_for_the_direct_way() -> None:
+    site = Site()
+    site.takes = False
+    async with site.served() as (reader, writer):
+        for body in (b"abc", b"", b"x" * 100_000):
+            writer.write(post(body))
+            assert (await answer_of(reader))[::2] == (200, body)
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        writer.write(post(more=b"Expect: 100-continue\r\n")[:-3])
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(b"abc")
+        assert (await answer_of(reader))[::2] == (200, b"abc")
+
+
+@pytest.mark.parametrize("splits", [[], [10], [100], [5, 60, 130, 200]])
+async def test_requests_that_follow_each_other_are_answered_in_their_order(splits: list[int]) -> None:
+    """Also when the first is answered after the others could have been, and whichever way each goes."""
+    site = Site()
+    site.holds = True
+    sent = post(b"one") + post(b"two", path=b"/direct?x=1") + post(b"three") + post(b"four")
+    async with site.served() as (reader, writer):
+        for first, last in zip([0, *splits], [*splits, len(sent)], strict=True):
+            writer.write(sent[first:last])
+            await asyncio.sleep(0.05)
+        site.holds = False
+        assert len(site.waiting) <= 1, "of a connection one is under way at a time"
+        for _ in range(len(site.waiting)):
+            site.answer()
+        bodies = [(await answer_of(reader))[2].removeprefix(b"direct ") for _ in range(4)]
+    assert bodies == [b"one", b"two", b"three", b"four"]
+
+
+@pytest.mark.parametrize("sent", [post(version=b"1.0"), post(more=b"Connection: close\r\n")])
+@pytest.mark.parametrize("holds", [False, True])
+async def test_a_connection_is_closed_when_its_client_wants_that(sent: bytes, *, holds: bool) -> None:
+    site = Site()
+    site.holds = holds
+    async with site.served() as (reader, writer):
+        writer.write(sent)
+        if holds:
+            while not site.waiting:  # noqa: ASYNC110 - the test's own end of it
+                await asyncio.sleep(0.01)
+            site.answer()
+        _, headers, body = await answer_of(reader)
+        assert (headers["connection"], body) == ("close", b"direct abc")
+        assert await is_closed(reader)
+
+
+async def test_a_client_that_has_gone_is_not_answered_and_no_harm_is_done() -> None:
+    site = Site()
+    site.holds = True
+    async with site.served() as (_, writer):
+        writer.write(post(b"one") + post(b"two"))
+        while not site.waiting:  # noqa: ASYNC110 - the test's own end of it
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        site.answer()
+        await asyncio.sleep(0.1)
+        assert len(site.directly) == 1
+
+
+async def test_a_connection_that_is_idle_is_closed_and_one_whose_answer_is_awaited_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_HEADERS_S", 60)
+    site = Site()
+    async with site.served() as (reader, writer):
+        while not _connections():  # noqa: ASYNC110 - the server's end of it
+            await asyncio.sleep(0.01)
+        for connection in _connections():
+            connection.timeout_keep_alive = 0.3  # type: ignore[assignment]  # seconds, as uvicorn's own
+        site.holds = True
+        writer.write(post(b"again"))
+        await asyncio.sleep(1)
+        site.answer()
+        assert (await answer_of(reader))[2] == b"direct again"
+        site.holds = False
+        for _ in range(4):
+            await asyncio.sleep(0.2)
+            writer.write(post())
+            await answer_of(reader)
+        began_s = asyncio.get_running_loop().time()
+        assert await is_closed(reader)
+        assert asyncio.get_running_loop().time() - began_s < 1.5
+
+
+async def test_a_request_that_does_not_come_in_time_after_one_that_did() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        writer.write(post())
+        await answer_of(reader)
+        writer.write(post()[:20])
+        assert await is_closed(reader)
+
+
+async def test_a_stop_waits_for_an_answer_and_closes_the_connection_then() -> None:
+    site = Site()
+    site.holds = True
+    routes = Routes()
+    routes.mount("/direct", echo, site.direct)
+    async with serving(routes, "127.0.0.1:0") as address:
+        reader, writer = await opened(address)
+        writer.write(post())
+        while not site.waiting:  # noqa: ASYNC110 - the test's own end of it
+            await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_later(0.5, site.answer)
+    _, headers, body = await answer_of(reader)
+    assert (headers["connection"], body) == ("close", b"direct abc")
+    writer.close()
+
+
+async def test_what_is_no_request_is_answered_400_amid_others() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        writer.write(post() + b"POST /direct HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnot hex\r\n")
+        assert (await answer_of(reader))[2] == b"direct abc"
+        assert (await answer_of(reader))[0] == 400
+        assert await is_closed(reader)
+
+
+async def test_a_body_in_chunks_that_comes_whole() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        head = b"POST /direct HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+        assert (await answer_of(reader))[2] == b"direct abc"
+
+
+def _connections() -> list[server.Connection]:
+    return [found for found in gc.get_objects() if isinstance(found, server.Connection)]

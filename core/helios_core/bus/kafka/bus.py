@@ -17,7 +17,6 @@ from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusUnavailable
 
-_LINGER_MS: Final = 5  # what arrives within it for one partition shares a request
 _BATCH_BYTES: Final = 256 * 1024
 _STOP_S: Final = 1.0
 # Errors of what was not sent: nothing is missing in the numbering of what was.
@@ -128,7 +127,7 @@ class KafkaBus:
             enable_idempotence=True,
             acks="all",
             compression_type=None if self._settings.compression == "none" else self._settings.compression,
-            linger_ms=_LINGER_MS,
+            linger_ms=0,  # what comes while a request is under way shares the next one
             max_batch_size=_BATCH_BYTES,
             max_request_size=2 * MAX_RECORD_BYTES,
             # It knows best what is wrong, and says it before a publisher is told that nothing came.
