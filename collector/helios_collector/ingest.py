@@ -8,12 +8,11 @@ from urllib.parse import unquote
 
 import structlog
 
-from helios.v1 import batch_pb2, service_pb2
+from helios.v1 import service_pb2
 from helios_collector.admission import Admission, RateLimited
 from helios_collector.faults import retry_after_s
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
-from helios_core.batches import BatchId
 from helios_core.bus.base import Record
 from helios_core.clock import Clock, SystemClock
 from helios_core.errors import BusUnavailable, WireError
@@ -85,27 +84,26 @@ class Ingest:
             response.rejected.add(reason=str(error), whole=True)
             _log.error("batch_dead_lettered", reason=str(error))
             return [dead_letter("batch", str(error), request.SerializeToString())]
-        if batch.cut_us and not any(part.history for part in batch.slices):
-            self._telemetry.skew.saw(id_.agent_id, batch.host[:_MAX_HOST_CHARS], batch.cut_us, self._clock.now_us())
         services: set[str] = set()
         records = []
-        for index, part in enumerate(batch.slices):
+        is_live = True
+        host = batch.host[:_MAX_HOST_CHARS]
+        for index, data in enumerate(batch.slices):
             try:
-                records.append(_slice(id_, part, batch.host, services))
+                view = wire.view_slice(data)
+                if view.service in services:  # it would have the identity of the other
+                    raise WireError(f"a second slice of the service {view.service!r} in one batch")  # noqa: TRY301
             except WireError as error:
                 response.rejected.add(index=index, reason=str(error))
                 _log.error("slice_dead_lettered", batch=str(id_), reason=str(error))
-                records.append(dead_letter("slice", str(error), part.SerializeToString()))
+                records.append(dead_letter("slice", str(error), data))
+                continue
+            services.add(view.service)
+            is_live = is_live and not view.history
+            records.append(slice_record(id_, view.service, data, host))
+        if batch.cut_us and is_live:
+            self._telemetry.skew.saw(id_.agent_id, host, batch.cut_us, self._clock.now_us())
         return records
-
-
-def _slice(id_: BatchId, part: batch_pb2.Slice, host: str, services: set[str]) -> Record:
-    """The record of a slice whose service is none of `services`, those before it; WireError when it breaks a limit."""
-    wire.check_slice(part)
-    if part.service in services:  # it would have the identity of the other
-        raise WireError(f"a second slice of the service {part.service!r} in one batch")
-    services.add(part.service)
-    return slice_record(id_, part.service, part.SerializeToString(), host[:_MAX_HOST_CHARS])
 
 
 class ServiceNames:

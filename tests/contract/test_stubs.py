@@ -7,14 +7,14 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from helios.v1 import batch_pb2, events_pb2, service_pb2, windows_pb2
+from helios.v1 import batch_pb2, events_pb2, service_pb2, views_pb2, windows_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "proto" / "helios" / "v1"
 
 
 def test_every_field_of_the_protos_is_in_the_stubs() -> None:
-    for module in (batch_pb2, events_pb2, service_pb2, windows_pb2):
+    for module in (batch_pb2, events_pb2, service_pb2, views_pb2, windows_pb2):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         source = (PROTOS / Path(module.DESCRIPTOR.name).name).read_text(encoding="utf-8")

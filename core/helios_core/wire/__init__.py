@@ -10,7 +10,6 @@ from typing import Final
 from helios_core.wire.batches import (
     batch_from_bytes,
     batch_to_bytes,
-    check_slice,
     content_hash,
     id_from_proto,
     id_to_proto,
@@ -18,6 +17,7 @@ from helios_core.wire.batches import (
     slice_from_bytes,
     slice_from_proto,
     slice_to_proto,
+    view_slice,
 )
 from helios_core.wire.checks import check_service, level_to_proto
 from helios_core.wire.events import (
@@ -55,7 +55,6 @@ __all__ = [
     "batch_from_bytes",
     "batch_to_bytes",
     "check_service",
-    "check_slice",
     "content_hash",
     "delta_from_proto",
     "delta_to_proto",
@@ -90,4 +89,5 @@ __all__ = [
     "stored_deltas",
     "stored_from_bytes",
     "stored_slice",
+    "view_slice",
 ]

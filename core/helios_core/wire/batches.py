@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from helios.v1 import batch_pb2, service_pb2
+from helios.v1 import batch_pb2, service_pb2, views_pb2
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
 from helios_core.errors import WireError
 from helios_core.wire.checks import check_service, parsed
@@ -27,7 +27,8 @@ def slice_to_proto(part: Slice) -> batch_pb2.Slice:
 
 def slice_from_proto(message: batch_pb2.Slice) -> Slice:
     """WireError when a limit is broken or an item does not decode."""
-    check_slice(message)
+    _check_size(message.ByteSize())
+    check_service(message.service)
     return Slice(
         service=message.service,
         watermark_us=message.watermark_us,
@@ -56,8 +57,8 @@ def id_from_proto(message: batch_pb2.BatchId) -> BatchId:
     return BatchId(message.agent_id, message.incarnation, message.sequence)
 
 
-def open_request(request: service_pb2.SendBatchRequest) -> tuple[BatchId, batch_pb2.Batch]:
-    """The batch of a request, looked at no further than to its slices.
+def open_request(request: service_pb2.SendBatchRequest) -> tuple[BatchId, views_pb2.BatchView]:
+    """The batch of a request, looked at no further than to its slices: reading these is most of the work.
 
     Raises:
         WireError: its id, its hash or its bytes are not what they should be.
@@ -65,14 +66,31 @@ def open_request(request: service_pb2.SendBatchRequest) -> tuple[BatchId, batch_
     id_ = id_from_proto(request.id)
     if content_hash(request.batch) != request.sha256:
         raise WireError(f"the hash of batch {id_} is not that of its {len(request.batch)} bytes")
-    return id_, parsed(batch_pb2.Batch, request.batch, f"the batch {id_}")
+    return id_, parsed(views_pb2.BatchView, request.batch, f"the batch {id_}")
 
 
-def check_slice(part: batch_pb2.Slice) -> None:
-    """WireError when its service or its size break the contract; what is in it is not looked at."""
-    check_service(part.service)
-    if part.ByteSize() > MAX_SLICE_BYTES:
-        raise WireError(f"a slice of {part.ByteSize()} bytes: at most {MAX_SLICE_BYTES}")
+def view_slice(data: bytes) -> views_pb2.SliceView:
+    """What a slice says of itself; WireError when its service or its size break the contract.
+
+    What is in it is not looked at: whoever reads it from the bus does.
+    """
+    _check_size(len(data))
+    view = parsed(views_pb2.SliceView, data, "a slice")
+    check_service(view.service)
+    return view
+
+
+def slice_message(data: bytes) -> batch_pb2.Slice:
+    """A record of the topic `windows`; WireError when its service or its size break the contract, or it is none."""
+    _check_size(len(data))
+    message = parsed(batch_pb2.Slice, data, "a slice")
+    check_service(message.service)
+    return message
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MAX_SLICE_BYTES:
+        raise WireError(f"a slice of {n_bytes} bytes: at most {MAX_SLICE_BYTES}")
 
 
 def batch_to_bytes(batch: Batch) -> bytes:

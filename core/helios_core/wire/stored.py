@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helios.v1 import batch_pb2, windows_pb2
+from helios.v1 import windows_pb2
 from helios_core.batches import Slice
 from helios_core.errors import WireError
 from helios_core.model import Level
@@ -12,8 +12,7 @@ from helios_core.sketches.distinct import MAX_EXACT, check_distinct
 from helios_core.sketches.latency import check_buckets, check_sums
 from helios_core.stored import StoredSlice, StoredTemplate, StoredWindow
 from helios_core.windows import WindowDelta
-from helios_core.wire.batches import check_slice
-from helios_core.wire.checks import parsed
+from helios_core.wire.batches import slice_message
 from helios_core.wire.events import event_from_proto, metric_from_proto
 from helios_core.wire.windows import (
     check_template,
@@ -25,8 +24,7 @@ from helios_core.wire.windows import (
 
 def stored_from_bytes(data: bytes) -> StoredSlice:
     """A record of the topic `windows`; WireError when `slice_from_bytes` raises one."""
-    message = parsed(batch_pb2.Slice, data, "a slice")
-    check_slice(message)
+    message = slice_message(data)
     service = message.service
     part = StoredSlice(
         service,
