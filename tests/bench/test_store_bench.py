@@ -1,11 +1,11 @@
-"""Window rows a second into each store, in one run: SQLite, PostgreSQL, PostgreSQL with TimescaleDB."""
+"""Window rows and events a second into each store, in one run: SQLite, PostgreSQL, PostgreSQL with TimescaleDB."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -21,8 +21,8 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.base import Record
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import SystemClock
-from helios_core.model import Level
-from helios_core.records import slice_record
+from helios_core.model import Event, EventRecord, Level
+from helios_core.records import events_record, slice_record
 from helios_core.store.base import Store
 from helios_core.store.postgres.migrate import migrate
 from helios_core.store.postgres.settings import PostgresSettings
@@ -34,6 +34,8 @@ BATCHES: Final = 20  # of each of ten agents, in a round
 SLICES: Final = 200  # of the batches with the same number
 DELTAS: Final = 10  # of a slice
 ROWS: Final = BATCHES * SLICES * DELTAS
+EVENTS: Final = 20_000  # in a round
+GATHERED: Final = 50  # of a service, in a record
 T0: Final = 1_772_445_600_000_000
 # As an application has it in ten seconds; the histogram is some 280 bytes.
 LATENCIES: Final = 400
@@ -86,39 +88,72 @@ def records(round_: int) -> Iterator[Record]:
             yield slice_record(BatchId(bytes([agent]) * 16, round_, sequence), service, data, f"host-{agent}")
 
 
-def measured(benchmark: BenchmarkFixture, runner: asyncio.Runner, store: Store) -> None:
+def events(round_: int) -> Iterator[Record]:
+    """Raw events with ids and attributes, some a record, as they gather: each in all five indexes of its table."""
+    rng = random.Random(round_)
+    for number in range(EVENTS // GATHERED):
+        service = f"service-{number % 20}"
+        found = [
+            Event(
+                T0 + round_ * 60_000_000 + rng.randrange(60_000_000),
+                service,
+                rng.choices([Level.INFO, Level.ERROR], [95, 5])[0],
+                f"order {rng.randrange(100_000)} was paid in {rng.randrange(900)} ms by {rng.randrange(10_000)}",
+                latency_us=rng.randrange(900_000),
+                endpoint=f"/orders/{rng.randrange(30)}",
+                trace_id=f"{rng.getrandbits(128):032x}",
+                span_id=f"{rng.getrandbits(64):016x}",
+                host=f"host-{number % 10}",
+                id=f"{round_}-{number}-{index}",
+                attributes={"request_id": f"{rng.getrandbits(64):x}", "status": 200, "region": f"r{number % 4}"},
+                template_id=1 + rng.randrange(50),
+            )
+            for index in range(GATHERED)
+        ]
+        yield events_record(EventRecord(service, T0, found))
+
+
+def measured(
+    benchmark: BenchmarkFixture,
+    runner: asyncio.Runner,
+    store: Store,
+    records: Callable[[int], Iterator[Record]],
+    rows: int,
+) -> None:
     """One writer, from what waits on a bus in memory to the last commit."""
     rounds = 0
+    bus = MemoryBus(SystemClock())
     drained = asyncio.Event()
     drained.set()
 
-    def setup() -> tuple[tuple[MemoryBus], dict[str, object]]:
+    def setup() -> None:
         nonlocal rounds
         rounds += 1
-        bus = MemoryBus(SystemClock())
         runner.run(bus.publish([*records(rounds)]))
-        return (bus,), {}
 
-    benchmark.pedantic(lambda bus: runner.run(StoreWriter(bus, store).run(drained)), setup=setup, rounds=5)
+    benchmark.pedantic(lambda: runner.run(StoreWriter(bus, store).run(drained)), setup=setup, rounds=5)
     (row,) = runner.run(store.query("totals"))
-    assert row["events"] == rounds * ROWS * LATENCIES
-    sizes = [len(window.latency or b"") for window in wire.stored_from_bytes(next(records(1)).value).windows]
-    benchmark.extra_info["histogram_bytes"] = round(sum(sizes) / len(sizes))
-    benchmark.extra_info["rows_per_second"] = round(ROWS / benchmark.stats.stats.min)
-    benchmark.extra_info["rows_per_second_median"] = round(ROWS / benchmark.stats.stats.median)
+    assert row["events"] == rounds * (ROWS * LATENCIES if rows == ROWS else EVENTS)
+    benchmark.extra_info["rows_per_second"] = round(rows / benchmark.stats.stats.min)
+    benchmark.extra_info["rows_per_second_median"] = round(rows / benchmark.stats.stats.median)
     benchmark.extra_info["load"] = round(os.getloadavg()[0], 1)
 
 
-def test_sqlite(benchmark: BenchmarkFixture, runner: asyncio.Runner, tmp_path: Path) -> None:
+KINDS: Final = {"windows": (records, ROWS), "events": (events, EVENTS)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sqlite(benchmark: BenchmarkFixture, runner: asyncio.Runner, tmp_path: Path, kind: str) -> None:
     store = SqliteStore(tmp_path / "store.db")
     try:
-        measured(benchmark, runner, store)
+        measured(benchmark, runner, store, *KINDS[kind])
     finally:
         runner.run(store.close())
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", ["plain", "timescale"])
-def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: str, variant: str) -> None:
+def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: str, variant: str, kind: str) -> None:
     stack = AsyncExitStack()
 
     async def opened() -> PostgresStore:
@@ -129,6 +164,6 @@ def test_postgres(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: s
         return store
 
     try:
-        measured(benchmark, runner, runner.run(opened()))
+        measured(benchmark, runner, runner.run(opened()), *KINDS[kind])
     finally:
         runner.run(stack.aclose())

@@ -38,11 +38,12 @@ class Applying:
         self._writes = writes
         self.ledger_keys = sorted({_ledger_key(write) for write in writes if isinstance(write, SliceWrite)})
         self.places = sorted({_place(write) for write in writes if not isinstance(write, SliceWrite)})
+        raw = [write for write in writes if isinstance(write, EventsWrite)]
+        self._keys = {(write.partition, write.offset): rows.event_keys(write) for write in raw}
         self.event_ids: list[EventId] = [
-            (event.time_us, rows.event_key(write, index))
-            for write in writes
-            if isinstance(write, EventsWrite)
-            for index, event in enumerate(write.record.events)
+            (event.time_us, key)
+            for write in raw
+            for event, key in zip(write.record.events, self._keys[write.partition, write.offset], strict=True)
             if event.id
         ]
         self.windows: list[StoredWindow] = []
@@ -105,8 +106,8 @@ class Applying:
     def _record(self, write: EventsWrite) -> Outcome:
         fresh: list[Event] = []
         duplicates = conflicts = 0
-        for index, event in enumerate(write.record.events):
-            row = rows.event_row(event, rows.event_key(write, index))
+        for event, key in zip(write.record.events, self._keys[write.partition, write.offset], strict=True):
+            row = rows.event_row(event, key)
             id_ = (event.time_us, row["idem_key"])
             known = self._hashes.get(id_) if event.id else None
             if known is None:

@@ -107,12 +107,15 @@ def sample_key(id_: BatchId, service: str, index: int) -> bytes:
     return _hash(f"sample\0{id_}\0{service}\0{index}".encode())
 
 
-def event_key(write: EventsWrite, index: int) -> bytes:
-    """The identity of a raw event: the sender's id, or its place on the bus when it has none."""
-    event = write.record.events[index]
-    if event.id:
-        return _hash(f"id\0{event.service}\0{event.id}".encode("utf-8", "surrogatepass"))
-    return _hash(f"place\0{write.partition.topic}\0{write.partition.number}\0{write.offset}\0{index}".encode())
+def event_keys(write: EventsWrite) -> list[bytes]:
+    """The identity of each raw event: the sender's id, or its place on the bus when it has none."""
+    place = f"place\0{write.partition.topic}\0{write.partition.number}\0{write.offset}\0"
+    return [
+        _hash(f"id\0{event.service}\0{event.id}".encode("utf-8", "surrogatepass"))
+        if event.id
+        else _hash(f"{place}{index}".encode())
+        for index, event in enumerate(write.record.events)
+    ]
 
 
 def _hash(data: bytes) -> bytes:

@@ -47,11 +47,14 @@ def signal(number: int) -> Signal:
     return known
 
 
+_LEVELS: Final = {member.value: member for member in Level}
+
+
 def level(number: int) -> Level:
-    try:
-        return Level(number)
-    except ValueError:
-        raise WireError(f"level {number}: 0 to {max(Level)}") from None
+    known = _LEVELS.get(number)
+    if known is None:
+        raise WireError(f"level {number}: 0 to {max(Level)}")
+    return known
 
 
 def level_to_proto(level: int) -> events_pb2.Level.ValueType:

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
 import asyncpg
@@ -43,6 +44,9 @@ _WINDOW: Final = (
     "start_time", "duration_ms", "service", "host", "signal", "events", "errors", "warnings", "levels", "unparsed",
     "bytes_in", "latency_count", "latency_sum_us", "latency", "endpoints", "templates_overflow",
 )  # fmt: skip
+_TEXTS: Final = frozenset(
+    {"service", "message", "endpoint", "trace_id", "span_id", "host", "attributes", "name", "labels"}
+)
 _STORED_AS: Final = {"time_us": "time", "start_us": "start_time"}
 
 
@@ -326,7 +330,12 @@ async def _write(connection: Connection, applying: Applying) -> None:
 
 
 async def _copy(connection: Connection, table: str, columns: Sequence[str], found: Iterable[Mapping[str, Any]]) -> None:
-    records = [tuple([_kept(column, row[column]) for column in columns]) for row in found]
+    records = list(map(itemgetter(*columns), found))
+    texts = itemgetter(*(index for index, column in enumerate(columns) if column in _TEXTS))
+    for index, record in enumerate(records):
+        joined = "".join(texts(record))
+        if "\0" in joined or "\\u0000" in joined:
+            records[index] = tuple(map(_kept, columns, record))
     if records:
         names = [_STORED_AS.get(column, column) for column in columns]
         await connection.copy_records_to_table(table, columns=names, records=records)
