@@ -26,6 +26,7 @@ from helios_core.records import check_version, dead_letter, stored_slice_of
 from helios_core.retry import until_available
 from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Statement, Store, Write
 from helios_core.store.ledger import Verdict
+from helios_core.turns import Turns
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -137,7 +138,7 @@ class StoreWriter:
         received = await until_available(poll)
         if ending and not received:
             return None
-        return _decoded(received)
+        return await _decoded(received)
 
     async def _prune(self, retention_us: int) -> None:
         """Once an hour."""
@@ -186,9 +187,11 @@ class StoreWriter:
         return [None] * len(alerts)
 
 
-def _decoded(received: Sequence[Received]) -> _Decoded:
+async def _decoded(received: Sequence[Received]) -> _Decoded:
     decoded = _Decoded(received)
+    turns = Turns()
     for record in received:
+        await turns.pause()
         try:
             if record.partition.topic is Topic.ANOMALY_ALERTS:
                 statement = Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value)))

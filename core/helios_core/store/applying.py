@@ -65,6 +65,20 @@ class Applying:
     ) -> list[Outcome]:
         """Decides about all writes, in their order.
 
+        Args: as of `begin`.
+        """
+        self.begin(ledgers, positions, hashes, raw_from_us)
+        return list(map(self.one, self._writes))
+
+    def begin(
+        self,
+        ledgers: Mapping[LedgerKey, bytes],
+        positions: Mapping[Place, int],
+        hashes: Mapping[EventId, bytes],
+        raw_from_us: int = 0,
+    ) -> None:
+        """Before the first of the writes, which then come to `one` in their order.
+
         Args:
             ledgers: the saved states, of those keys that have any.
             positions: the next offsets, of those places that have any.
@@ -77,9 +91,9 @@ class Applying:
         self.positions = {place: positions.get(place, 0) for place in self.places}
         self._hashes = dict(hashes)
         self._raw_from_us = raw_from_us
-        return list(map(self._one, self._writes))
 
-    def _one(self, write: Write) -> Outcome:
+    def one(self, write: Write) -> Outcome:
+        """Decides about the next write."""
         if isinstance(write, SliceWrite):
             return self._slice(write)
         place = _place(write)

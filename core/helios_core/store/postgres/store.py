@@ -23,6 +23,7 @@ from helios_core.store.postgres.errors import RAISED, connecting, translated
 from helios_core.store.postgres.migrate import ENGINE, Connection, checked, state_of
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.stored import StoredWindow
+from helios_core.turns import Turns
 
 _COMMAND_S: Final = 60.0
 _CONNECT_S: Final = 10.0
@@ -114,7 +115,12 @@ class PostgresStore:
                     await _hashes(connection, applying),
                 )
                 self._raw_from_us = await connection.fetchval(_prepared("raw_from", {})[0])
-                outcomes = applying.run(ledgers, positions, hashes, self._raw_from_us)
+                applying.begin(ledgers, positions, hashes, self._raw_from_us)
+                outcomes = []
+                turns = Turns()
+                for write in writes:
+                    outcomes.append(applying.one(write))
+                    await turns.pause()
                 await _mark(connection, applying)
                 await _write(connection, applying)
         return outcomes
