@@ -121,22 +121,25 @@ class HttpIngest:
         try:
             refused = refusal(self._keys, headers, Scope.INGEST)
             if refused is None:
-                self._begin(headers, request, end)
-            else:
-                end(refused)
+                return self._begin(headers, request, end)
+            end(refused)
         except Exception as error:  # noqa: BLE001 -- the edge of the process
             end(self._failed(error))
         return True
 
-    def _begin(self, headers: dict[str, str], request: Request, end: Callable[[Answer], None]) -> None:
-        """Reads it, and ends it when it is safe on the bus."""
+    def _begin(self, headers: dict[str, str], request: Request, end: Callable[[Answer], None]) -> bool:
+        """Reads it, and ends it when it is safe on the bus; False when it has more events than go in one turn."""
         client = self._client(headers, request.peer)
         visit = self._admission.entered(client)
         try:
             visit.receive(len(request.body))
             self._gate.check()
             taken = _Taken(self._clock.now_us())
-            self._read(enumerate(items(request.body)), taken, headers.get("idempotency-key", ""), client)
+            coming = enumerate(items(request.body))
+            self._read(islice(coming, _EVENTS_A_TURN), taken, headers.get("idempotency-key", ""), client)
+            if any(True for _ in coming):
+                visit.leave()
+                return False
             joined = self._admission.join(taken.now_us, taken.by_service, taken.dead)
         except BaseException:
             visit.leave()
@@ -156,6 +159,7 @@ class HttpIngest:
             end(found)
 
         joined.add_done_callback(done)
+        return True
 
     async def _answer(self, scope: HttpScope, receive: Receive) -> Answer:
         method, path, headers = scope["method"], scope["path"].rstrip("/"), headers_of(scope["headers"])

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from helios_core.routes import Direct, Headers, Request, Routes
@@ -22,7 +23,8 @@ from helios_core.routes import Direct, Headers, Request, Routes
 _HEADERS_S: Final = 10.0  # from the connection, or from a request's first byte, to the end of its headers
 _MAX_CONNECTIONS: Final = 10_000
 _MAX_FILES: Final = 65_536
-_OFFER: Final = (b"connection", b"upgrade", b"http2-settings")
+_MAX_PIPELINED: Final = 1_000  # requests of a connection that wait for one before them
+_OFFER: Final = (b"upgrade", b"http2-settings")
 _FORWARDED: Final = b"x-forwarded-for"
 
 
@@ -54,11 +56,10 @@ class Connection(HttpToolsProtocol):
     _is_coming = True  # a request: its headers are not complete
     _direct: Direct | None = None  # who is asked first for the request whose body is coming
     _body = b""
-    _idle: asyncio.TimerHandle | None = None
-    _answered_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        self.flow = _Flow(transport, self)
         if len(self.connections) > max_connections():
             transport.abort()
         else:
@@ -66,8 +67,6 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._came()
-        if self._idle is not None:
-            self._idle.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,7 +85,8 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 if self._should_upgrade():
                     self.handle_websocket_upgrade()
-                elif self.parser.get_method() == b"CONNECT":
+                    return
+                if self.parser.get_method() == b"CONNECT":
                     self.send_400_response("This is no proxy.")
                 else:
                     data = self._head_without_offer() + data[upgrade.args[0] :]
@@ -96,12 +96,28 @@ class Connection(HttpToolsProtocol):
             break
         if self._direct is not None:  # more of it is to come: whoever reads it has a deadline
             self._ask_application()
-        if self._is_coming and self._deadline is None:
-            self._expect()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Something is always waited for with a deadline: a request's head, the next one, or whoever answers it."""
+        if self.flow.read_paused or self.transport.is_closing():
+            return
+        if self._is_coming:
+            if self._deadline is None:
+                self._expect()
+        elif self._is_free() and self.timeout_keep_alive_task is None:  # an empty line, or a body nobody wants
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _head_without_offer(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] not in _OFFER]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = b", ".join(token for token in map(bytes.strip, value.split(b",")) if token.lower() not in _OFFER)
+                lines += [b"%s: %s" % (name, kept)] if kept else []
+            elif name not in _OFFER:
+                lines.append(b"%s: %s" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
 
     @property
@@ -130,6 +146,8 @@ class Connection(HttpToolsProtocol):
         if self._direct is None:
             self._begin()
             super().on_headers_complete()
+            if len(self.pipeline) > _MAX_PIPELINED:
+                self.transport.abort()
 
     def _may_be_direct(self) -> bool:
         """Nothing is before it, and nothing is to be said before it has come."""
@@ -182,31 +200,9 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Nothing more is read while requests wait that were read before: uvicorn would read on."""
+        """The next one begins, if it has come."""
         super().on_response_complete()
-        if self.pipeline:
-            self.flow.pause_reading()
-
-    def on_direct_complete(self) -> None:
-        """A request was answered directly."""
-        if self.pipeline or not self.cycle.keep_alive:
-            self.on_response_complete()
-            return
-        self.server_state.total_requests += 1
-        self._answered_s = self.loop.time()
-        if self._idle is None:  # one timer, and not one for each request
-            self._idle = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
-
-    def _look_idle(self) -> None:
-        """Closes the connection when nothing has come for as long as uvicorn waits."""
-        self._idle = None
-        if self.timeout_keep_alive_task is not None or not self.cycle.response_complete or self._is_coming:
-            return  # the time of a request, or of one that an application answers
-        left_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
-        if left_s > 0:
-            self._idle = self.loop.call_later(left_s, self._look_idle)
-        else:
-            self.timeout_keep_alive_handler()
+        self._watch()
 
     def _expect(self) -> None:
         self._came()
@@ -216,6 +212,21 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Flow(FlowControl):
+    """Nothing more is read while requests wait that were read before: uvicorn would read on as soon as one is begun.
+
+    The one before them has come whole.
+    """
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        super().__init__(transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        if not self._connection.pipeline:
+            super().resume_reading()
 
 
 class _Unheard:
@@ -259,7 +270,7 @@ class _DirectAnswer:
         connection.transport.write(b"".join((*sent, b"\r\n", body)))
         if not self.keep_alive:
             connection.transport.close()
-        connection.on_direct_complete()
+        connection.on_response_complete()
 
 
 def max_connections() -> int:

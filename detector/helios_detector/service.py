@@ -89,7 +89,8 @@ class DetectorService:
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._published = {partition: commit.next_offset for partition, commit in committed.items()}
         self._said = agents.Said()
-        self._since_us = _NEVER_US  # it has listened, by a clock that was not set since; before, it only reads
+        self._since_us = _NEVER_US  # it has listened, by a clock that was not set since
+        self._listens = False  # it has read all that had come once; before, nobody is lost
         self._ticked_us = 0
         self._last_us = 0  # of the record that was taken last
         self._is_live = False  # all that had come was taken
@@ -172,7 +173,8 @@ class DetectorService:
             self.engine.trainings = 1
         with self._telemetry.latency.time():
             for record in self._in_order(received):
-                self._is_news = record.offset >= self._published.get(record.partition, 0)
+                if record.partition.topic is not Topic.ANOMALY_ALERTS:  # which decide nothing
+                    self._is_news = record.offset >= self._published.get(record.partition, 0)
                 if self._is_set_back(record.time_us):
                     self._step_back(record.time_us)
                 decided = self._tick(record.time_us) + self._one(record)
@@ -183,7 +185,7 @@ class DetectorService:
             if until_us:
                 if until_us < self._ticked_us - _STEP_BACK_US:
                     self._step_back(until_us)
-                if self._since_us == _NEVER_US and self._context.idle_after_us is not None:
+                if not self._listens and self._context.idle_after_us is not None:
                     self._resume(until_us)
                 alerts += self._tick(until_us)
             self._is_live = until_us > 0
@@ -288,8 +290,9 @@ class DetectorService:
             now_us = self._ticked_us
             for agent in self._watermarks.newly_lost(now_us, self._since_us):
                 alerts += self._lost(agent)
-            for agent in self._watermarks.forgotten(now_us):
-                alerts += self._found(agent, now_us)
+            self._watermarks.forget(now_us)
+            if self._listens:
+                alerts += self._saying([agents.ended(alert, now_us) for alert in self._said.given_up(now_us)])
             for service in sorted(self._watermarks.waiting(now_us, before_us)):
                 alerts += self._decided(service, now_us)
         return alerts
@@ -301,8 +304,8 @@ class DetectorService:
         return self._saying([agents.lost(agent)])
 
     def _found(self, agent: Agent, now_us: int) -> list[Alert]:
-        """The ends of what was said of it, whoever said it."""
-        return self._saying([agents.found(agent, heard_us, now_us) for heard_us in self._said.of(agent)])
+        """The ends of the losses of it that were said, whoever said them."""
+        return self._saying([agents.ended(alert, now_us) for alert in self._said.of(agent)])
 
     def _saying(self, alerts: list[Alert]) -> list[Alert]:
         for alert in alerts:
@@ -314,7 +317,7 @@ class DetectorService:
         """All that had come was read for the first time: while this was down it has heard nobody."""
         if self._last_us and now_us - self._last_us >= (self._context.idle_after_us or 0):
             self._listen(now_us, self._watermarks.resume(now_us))
-        self._since_us = now_us
+        self._since_us, self._listens = now_us, True
 
     def _is_set_back(self, record_us: int) -> bool:
         """The bus's clock was, before it took a record; that of one broker may be behind those of others."""
@@ -342,7 +345,8 @@ class DetectorService:
         """Begins to listen at that time; of the services given nothing is known until then."""
         for service in unknown:
             self.engine.skip_to(service, since_us)
-        self._since_us = since_us
+        if self._listens:
+            self._since_us = since_us
         self._ticked_us = since_us // _TICK_US * _TICK_US
 
     async def _publish(self, alerts: list[Alert]) -> None:

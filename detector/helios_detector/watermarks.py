@@ -257,14 +257,11 @@ class Watermarks:
             agent.lost_us = agent.told_us or agent.heard_us
         return [agent for agent in lost if agent.told_us]
 
-    def forgotten(self, now_us: int) -> list[Agent]:
-        """Agents that were not heard of for a day: they are not known any more."""
-        if self._idle_after_us is None:
-            return []
-        gone = [agent for agent in self._agents.values() if now_us - agent.heard_us >= FORGOTTEN_AFTER_US]
-        for agent in gone:
-            self._forget(agent)
-        return gone
+    def forget(self, now_us: int) -> None:
+        """Agents that were not heard of for a day are not known any more, and hold nothing back."""
+        if self._idle_after_us is not None:
+            for agent in [a for a in self._agents.values() if now_us - a.heard_us >= FORGOTTEN_AFTER_US]:
+                self._forget(agent)
 
     def _service(self, name: str) -> _Service | None:
         """None for one too many."""

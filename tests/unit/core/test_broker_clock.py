@@ -54,6 +54,18 @@ def test_a_clock_that_is_set_back_is_believed_at_once_and_one_that_is_a_little_b
     assert clock.at(103 * S) == T0 - 3_599 * S
 
 
+def test_what_was_appended_before_a_clock_was_set_back_and_is_read_after_says_nothing() -> None:
+    clock = BrokerClock()
+    clock.saw(0, T0, 100 * S)
+    clock.saw(0, T0 - 120 * S, 101 * S)
+    clock.saw(1, T0 + S, 101 * S)  # of the same answer, from before
+    assert clock.at(101 * S) == T0 - 120 * S
+    clock.saw(1, T0 - 60 * S, 161 * S)
+    assert clock.at(161 * S) == T0 - 60 * S
+    clock.saw(0, T0 + 3_600 * S, 170 * S)  # and it was set forward later
+    assert clock.at(170 * S) == T0 + 3_600 * S
+
+
 def test_a_clock_that_drifts_is_followed() -> None:
     """It loses a second a minute: what it said long ago is no measure of it."""
     clock = BrokerClock()

@@ -345,10 +345,7 @@ async def test_a_connection_that_is_idle_is_closed_and_one_whose_answer_is_await
     monkeypatch.setattr(server, "_HEADERS_S", 60)
     site = Site()
     async with site.served() as (reader, writer):
-        while not _connections():  # noqa: ASYNC110 - the server's end of it
-            await asyncio.sleep(0.01)
-        for connection in _connections():
-            connection.timeout_keep_alive = 0.3  # type: ignore[assignment]  # seconds, as uvicorn's own
+        await _impatient_about_idleness()
         site.holds = True
         writer.write(post(b"again"))
         await asyncio.sleep(1)
@@ -406,5 +403,112 @@ async def test_a_body_in_chunks_that_comes_whole() -> None:
         assert (await answer_of(reader))[2] == b"direct abc"
 
 
+async def test_requests_that_wait_hold_reading_up_and_too_many_end_the_connection() -> None:
+    """However the application asks for its own body."""
+    asked, go = 0, asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        await receive()
+        asked += 1
+        await go.wait()
+        await respond(send, 200, b"slow")
+
+    routes = Routes()
+    routes.mount("/slow", slow)
+    async with serving(routes, "127.0.0.1:0") as address:
+        reader, writer = await opened(address)
+        body = b"x" * 5_000
+        writer.write(post(body, path=b"/slow") * 200)  # a megabyte
+        await asyncio.sleep(0.3)
+        (connection,) = _connections()
+        assert len(connection.pipeline) < 110, "it reads on"
+        assert asked == 1
+        go.set()
+        for _ in range(200):
+            assert (await answer_of(reader))[2] == b"slow"
+        go.clear()
+        writer.write(post(b"", path=b"/slow") * 2_000)
+        assert await is_closed(reader)
+        other_reader, other = await opened(address)
+        go.set()
+        other.write(post(path=b"/slow"))
+        assert (await answer_of(other_reader))[2] == b"slow"
+        other.close()
+        writer.close()
+
+
+@pytest.mark.parametrize("path", [b"/direct", b"/direct?x=1"])
+async def test_an_empty_line_after_an_answer_keeps_no_connection_open(path: bytes) -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        await _impatient_about_idleness()
+        writer.write(post(path=path))
+        await answer_of(reader)
+        writer.write(b"\r\n")
+        assert await is_closed(reader)
+
+
+async def test_a_websocket_stays_open_after_a_request_that_was_answered_directly() -> None:
+    async def socket(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await asyncio.sleep(1)
+            await send({"type": "websocket.send", "text": "still here"})
+            await send({"type": "websocket.close"})
+
+    site = Site()
+    routes = Routes()
+    routes.mount("/direct", echo, site.direct)
+    routes.mount("/socket", socket)
+    async with serving(routes, "127.0.0.1:0") as address:
+        reader, writer = await opened(address)
+        await _impatient_about_idleness()
+        writer.write(post())
+        await answer_of(reader)
+        writer.write(
+            b"GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            assert b"still here" in await reader.readuntil(b"still here")
+        writer.close()
+
+
+async def test_who_offers_another_protocol_and_wants_the_end_gets_it() -> None:
+    site = Site()
+    async with site.served() as (reader, writer):
+        writer.write(post(more=b"Connection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"))
+        _, headers, body = await answer_of(reader)
+        assert (headers["connection"], body) == ("close", b"direct abc")
+        assert (b"connection", b"close") in site.directly[0].headers
+        assert await is_closed(reader)
+
+
+async def test_time_for_a_head_does_not_run_while_it_is_not_read() -> None:
+    """Of a request that has come in part behind one that waits for its answer."""
+    site = Site()
+    site.holds = True
+    async with site.served() as (reader, writer):
+        writer.write(post(b"one") + post(b"two") + post(b"three")[:20])
+        await asyncio.sleep(0.5)
+        site.holds = False
+        site.answer()
+        assert (await answer_of(reader))[2] == b"direct one"
+        assert (await answer_of(reader))[2] == b"two"
+        writer.write(post(b"three")[20:])
+        assert (await answer_of(reader))[2] == b"direct three"
+
+
+async def _impatient_about_idleness() -> None:
+    while not _connections():  # noqa: ASYNC110 - the server's end of it
+        await asyncio.sleep(0.01)
+    for connection in _connections():
+        connection.timeout_keep_alive = 0.3  # type: ignore[assignment]  # seconds, as uvicorn's own
+
+
 def _connections() -> list[server.Connection]:
-    return [found for found in gc.get_objects() if isinstance(found, server.Connection)]
+    found = [found for found in gc.get_objects() if isinstance(found, server.Connection)]
+    return [one for one in found if one.transport is not None and not one.transport.is_closing()]

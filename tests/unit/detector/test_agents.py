@@ -10,7 +10,7 @@ from helios_core.alerts import Alert, AlertState, Family
 from helios_core.bus.base import Record, Topic, check
 from helios_core.model import agent_service
 from helios_detector import agents
-from helios_detector.watermarks import LOST_AFTER_US, Agent
+from helios_detector.watermarks import FORGOTTEN_AFTER_US, LOST_AFTER_US, Agent
 
 S = 1_000_000
 T0 = 1_772_409_600 * S
@@ -41,12 +41,11 @@ def test_the_same_loss_is_the_same_alert_and_comes_back_from_the_bus(made: Agent
 @given(AGENTS, st.integers(0, 2**40))
 def test_the_end_has_the_episode_of_the_beginning(made: Agent, later_us: int) -> None:
     began = agents.lost(made)
-    made.heard_us += LOST_AFTER_US + later_us + 1
-    ended = agents.found(made, made.lost_us, made.heard_us)
+    ended = agents.ended(began, made.heard_us + LOST_AFTER_US + later_us + 1)
     assert (ended.episode, ended.service, ended.family) == (began.episode, began.service, began.family)
     assert ended.id != began.id
     assert ended.state is AlertState.RESOLVED
-    assert agents.found(made, made.lost_us, made.heard_us) == ended
+    assert ended == agents.ended(began, ended.decided_us)
     assert Alert.from_bytes(ended.to_bytes()) == ended
 
 
@@ -70,7 +69,7 @@ def test_losses_of_other_agents_and_times_are_other_alerts() -> None:
 
 
 def test_two_ends_at_the_same_time_are_two_alerts() -> None:
-    one, other = agents.found(agent(), T0, T0 + 90 * S), agents.found(agent(id_=b"x" * 16), T0, T0 + 90 * S)
+    one, other = (agents.ended(agents.lost(made), T0 + 90 * S) for made in (agent(), agent(id_=b"x" * 16)))
     assert one.id != other.id
     assert one.episode != other.episode
 
@@ -96,29 +95,37 @@ def test_long_names_fit_on_the_bus() -> None:
 
 @given(AGENTS)
 def test_a_loss_is_open_until_its_end_is_said_whoever_says_them(made: Agent) -> None:
-    said = agents.Said()
+    said, loss = agents.Said(), agents.lost(made)
     assert said.of(made) == []
-    said.take(agents.lost(made))
-    said.take(agents.lost(made))
-    assert said.of(made) == [made.lost_us]
-    said.take(agents.found(made, made.lost_us, made.lost_us + 90 * S))
-    said.take(agents.found(made, made.lost_us, made.lost_us + 90 * S))
-    assert said.of(made) == []
+    for _ in range(2):
+        said.take(loss)
+        assert said.of(made) == [loss]
+    for _ in range(2):
+        said.take(agents.ended(loss, made.lost_us + 90 * S))
+        assert said.of(made) == []
+
+
+def test_a_loss_that_is_read_after_its_end_was_said_is_not_open_again() -> None:
+    """Who says both reads its own loss only then."""
+    said, loss = agents.Said(), agents.lost(agent())
+    said.take(loss)
+    said.take(agents.ended(loss, T0 + 90 * S))
+    said.take(loss)
+    assert said.of(agent()) == []
 
 
 def test_a_loss_is_of_its_agent_and_not_of_another_on_a_host_of_the_same_name() -> None:
     one, other = agent(), agent(id_=b"x" * 16, heard_us=T0 + 7)
-    said = agents.Said()
-    said.take(agents.lost(one))
-    said.take(agents.lost(other))
-    assert (said.of(one), said.of(other)) == ([T0], [T0 + 7])
-    said.take(agents.found(one, T0, T0 + 90 * S))
-    assert (said.of(one), said.of(other)) == ([], [T0 + 7])
+    said, losses = agents.Said(), [agents.lost(one), agents.lost(other)]
+    for loss in losses:
+        said.take(loss)
+    assert (said.of(one), said.of(other)) == (losses[:1], losses[1:])
+    said.take(agents.ended(losses[0], T0 + 90 * S))
+    assert (said.of(one), said.of(other)) == ([], losses[1:])
 
 
 def test_two_losses_of_one_agent_that_two_detectors_said_end_as_two_alerts() -> None:
-    one = agent()
-    ends = [agents.found(one, T0, T0 + 90 * S), agents.found(one, T0 + S, T0 + 90 * S)]
+    ends = [agents.ended(agents.lost(agent(heard_us=T0 + n)), T0 + 90 * S) for n in range(2)]
     assert len({alert.id for alert in ends}) == len({alert.episode for alert in ends}) == 2
 
 
@@ -128,10 +135,19 @@ def test_what_else_is_said_is_no_loss() -> None:
     assert said.of(agent()) == []
 
 
+def test_a_loss_is_given_up_after_a_day_also_when_nothing_is_known_of_its_agent() -> None:
+    said, loss = agents.Said(), agents.lost(agent())
+    said.take(loss)
+    assert said.given_up(T0 + FORGOTTEN_AFTER_US - 1) == []
+    assert said.given_up(T0 + FORGOTTEN_AFTER_US) == [loss]
+    said.take(agents.ended(loss, T0 + FORGOTTEN_AFTER_US))
+    assert said.given_up(T0 + 2 * FORGOTTEN_AFTER_US) == []
+
+
 def test_losses_that_never_end_are_bounded() -> None:
     said = agents.Said()
-    lost = [agent(id_=number.to_bytes(16, "big")) for number in range(1_000)]
-    for one in lost:
+    gone = [agent(id_=number.to_bytes(16, "big")) for number in range(1_000)]
+    for one in gone:
         said.take(agents.lost(one))
-    assert sum(len(said.of(one)) for one in lost) == 100
-    assert said.of(lost[-1]) == [T0]
+    assert sum(len(said.of(one)) for one in gone) == 100
+    assert said.of(gone[-1]) == [agents.lost(gone[-1])]

@@ -251,6 +251,22 @@ async def test_each_step_is_said_once(tmp_path: Path) -> None:
     assert warned == ["clock_stepped_back"] * 2
 
 
+@pytest.mark.parametrize("kind", ["a clock that was set back", "a record that was long under way"])
+async def test_what_it_reads_after_a_time_off_loses_nobody_for_that_time(tmp_path: Path, kind: str) -> None:
+    """The bus stood still for ten hours, as the machine did; further back on it time went back once."""
+    agent = Agent()
+    back_s = 300 if kind == "a clock that was set back" else 0
+    steps = [Step(s, agent.batch(s)) for s in range(10, 110, 10)]
+    if not back_s:
+        steps.append(Step(109.5, [(89.5, raw(85, at=90))]))
+    steps += [Step(s - back_s, agent.batch(s)) for s in range(110, 310, 10)]
+    ends_s = 300 - back_s + 36_000
+    lags = [1] * len(steps)
+    script = Script([*steps, Step(ends_s), Step(ends_s + 1), Step(ends_s + 2, agent.batch(36_302))], lags=lags)
+    await ran(script, tmp_path)
+    assert script.published == []
+
+
 # --- forward ---------------------------------------------------------------------------------------
 
 

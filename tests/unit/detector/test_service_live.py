@@ -525,6 +525,61 @@ async def test_the_end_of_what_nobody_said_is_not_said(tmp_path: Path) -> None:
     assert site.published == []
 
 
+async def test_a_loss_of_which_nothing_else_is_known_any_more_is_given_up_after_a_day(tmp_path: Path) -> None:
+    """The bus keeps the loss, and no slice of the agent."""
+    gone, agent = lost(Agent(A, "h1", us(40), lost_us=us(40), services={"web": None})), Sender(B, "h2")
+    steps = [Step(100, [Record(Topic.ANOMALY_ALERTS, agent_service("h1"), gone.to_bytes())])]
+    steps += [Step(s, agent.batch(s)) for first in (100, 86_400) for s in range(first + 10, first + 100, 10)]
+    site = Site(steps)
+    await ran(site, tmp_path)
+    ends = [a for a in site.published if a.episode == gone.episode]
+    assert [(a.state, a.decided_us) for a in ends] == [(RESOLVED, us(86_440))]
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_an_agent_that_returns_before_its_loss_is_on_the_bus_is_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, closing: bool
+) -> None:
+    """Its slice stands before the loss there; if it was the last one the loss ends after a day."""
+    agent = Sender()
+    steps = [Step(s, agent.batch(s, delta(s - 10))) for s in range(10, 110, 10)]
+    steps += [Step(s) for s in (*range(101, 161), 162, 163)]
+    steps += [] if closing else [Step(170, agent.batch(170)), Step(180, agent.batch(180))]
+    site = Site([*steps, *(Step(s) for s in range(86_480, 86_520))])
+    publish = Site.publish
+    slipped = False
+
+    async def late(self: Site, records: Sequence[Record]) -> None:
+        nonlocal slipped
+        if slipped:
+            await publish(self, records)
+            return
+        slipped = True
+        self.put(agent.batch(160, closing=closing))
+        self.clock.advance_to(self.clock.now_us() + 100_000)
+        await publish(self, records)
+        if closing:
+            raise Killed("before it reads the slice")
+
+    monkeypatch.setattr(Site, "publish", late)
+    await ran(site, tmp_path)
+    assert [(a.family, a.state) for a in site.published] == [(Family.AGENT, FIRED), (Family.AGENT, RESOLVED)]
+
+
+async def test_a_first_start_that_reads_alerts_publishes_none_of_the_past_again(tmp_path: Path) -> None:
+    """The release before did not read them, so that none of them is committed."""
+    steps = [Step(3, learned(Sender(), "api"))]
+    steps += [Step(second, [raw(second - 10, 34, at=second)]) for second in range(10, 610, 10)]
+    site = Site([*steps, *(Step(second) for second in range(610, 900, 5))])
+    await ran(site, tmp_path)
+    said = list(site.published)
+    assert said
+    site.commits = {p: commit for p, commit in site.commits.items() if p.topic is not Topic.ANOMALY_ALERTS}
+    site.drain.clear()
+    await ran(site, tmp_path)
+    assert site.published == said
+
+
 class NoClock:
     """Of a machine whose clock nobody should look at."""
 

@@ -50,7 +50,9 @@ class Site:
         return [agent.id for agent in self.watermarks.newly_lost(us(now_s), us(since_s))]
 
     def forgotten(self, now_s: float) -> list[bytes]:
-        return [agent.id for agent in self.watermarks.forgotten(us(now_s))]
+        before = list(self.watermarks._agents)
+        self.watermarks.forget(us(now_s))
+        return [id_ for id_ in before if id_ not in self.watermarks._agents]
 
 
 def us(second: float) -> int:

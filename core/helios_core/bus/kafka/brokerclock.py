@@ -23,6 +23,8 @@ class BrokerClock:
         self._before_us: int | None = None  # and before that
         self._since_us = 0
         self._last_us: dict[Hashable, int] = {}
+        self._believed_us = 0  # at most so far ahead, until it is no longer doubted
+        self._doubted_until_us = 0
 
     def saw(self, partition: Hashable, time_us: int, steady_us: int) -> None:
         """A record of that partition was read.
@@ -33,8 +35,12 @@ class BrokerClock:
         """
         ahead_us = time_us - steady_us
         if time_us < self._last_us.get(partition, 0) - _SET_BACK_US:
-            self._ahead_us = self._before_us = None  # the broker's clock was set back, or another broker leads
+            # The broker's clock was set back, or another broker leads. What others have from before may still come.
+            self._ahead_us = self._before_us = None
             self._last_us.clear()
+            self._believed_us, self._doubted_until_us = ahead_us + _SET_BACK_US, steady_us + _KEPT_US
+        if ahead_us > self._believed_us and steady_us < self._doubted_until_us:
+            return
         self._last_us[partition] = time_us
         if steady_us - self._since_us >= _KEPT_US:
             self._before_us, self._ahead_us, self._since_us = self._ahead_us, None, steady_us
