@@ -39,6 +39,7 @@ SECONDS: Final = 8
 EVENTS: Final = 500  # of a batch over HTTP
 WINDOWS: Final = 200  # of a batch over gRPC
 STREAMS: Final = 8
+UNDER_WAY: Final = 3  # batches of each of them
 PATH: Final = "/api/v1/events"
 EVENT: Final = (
     '{"service":"shop-%d","level":"INFO","message":"order 17 was paid",'
@@ -227,7 +228,7 @@ async def streamed(address: str) -> tuple[int, list[float]]:
 
     async def stream(known: list[SendBatchRequest]) -> None:
         sent_s: list[float] = []
-        room = asyncio.Semaphore(8)
+        room = asyncio.Semaphore(UNDER_WAY)
 
         async def source() -> AsyncIterator[SendBatchRequest]:
             number = 0
