@@ -137,7 +137,7 @@ class HttpIngest:
             taken = _Taken(self._clock.now_us())
             coming = enumerate(items(request.body))
             self._read(islice(coming, _EVENTS_A_TURN), taken, headers.get("idempotency-key", ""), client)
-            if any(True for _ in coming):
+            if next(coming, None) is not None:
                 visit.leave()
                 return False
             joined = self._admission.join(taken.now_us, taken.by_service, taken.dead)

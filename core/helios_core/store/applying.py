@@ -1,7 +1,7 @@
 """Which writes are applied, and the rows that they make: the part of `apply` that is alike in every SQL store.
 
 A store loads what it has of `ledger_keys`, `places` and `event_ids`, in the transaction that then
-writes what `run` has left in the other attributes.
+writes what `begin`, and `one` for each write, have left in the other attributes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Applying:
     """
 
     def __init__(self, writes: Sequence[Write]) -> None:
-        self._writes = writes
         self.ledger_keys = sorted({_ledger_key(write) for write in writes if isinstance(write, SliceWrite)})
         self.places = sorted({_place(write) for write in writes if not isinstance(write, SliceWrite)})
         raw = [write for write in writes if isinstance(write, EventsWrite)]
@@ -55,20 +54,6 @@ class Applying:
         self.positions: dict[Place, int] = {}
         self._hashes: dict[EventId, bytes] = {}
         self._raw_from_us = 0
-
-    def run(
-        self,
-        ledgers: Mapping[LedgerKey, bytes],
-        positions: Mapping[Place, int],
-        hashes: Mapping[EventId, bytes],
-        raw_from_us: int = 0,
-    ) -> list[Outcome]:
-        """Decides about all writes, in their order.
-
-        Args: as of `begin`.
-        """
-        self.begin(ledgers, positions, hashes, raw_from_us)
-        return list(map(self.one, self._writes))
 
     def begin(
         self,

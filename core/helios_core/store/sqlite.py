@@ -126,7 +126,8 @@ def _apply(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Outc
     }
     positions = {place: one("position", topic=place[0], partition=place[1]) for place in applying.places}
     hashes = {id_: one("event_hash", time_us=id_[0], idem_key=id_[1]) for id_ in applying.event_ids}
-    outcomes = applying.run(_known(ledgers), _known(positions), _known(hashes), one("raw_from"))
+    applying.begin(_known(ledgers), _known(positions), _known(hashes), one("raw_from"))
+    outcomes = list(map(applying.one, writes))
     if applying.late:
         late = _asked(rolling.minutes_of(applying.late))
         _take_pending(connection, _rows(connection, "pending_of", late))
