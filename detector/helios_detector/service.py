@@ -167,7 +167,7 @@ class DetectorService:
         them, second by second, and after the last of all until it was asked for more: so a restart decides
         what was decided.
         """
-        until_us = 0 if self._lag.records else self._lag.asked_us
+        now_us = self._lag.asked_us
         alerts: list[Alert] = []
         if not self._context.files:  # live, a training is a second or two in which nothing is decided
             self.engine.trainings = 1
@@ -182,14 +182,20 @@ class DetectorService:
                     alerts += decided
                 self._last_us = record.time_us
             self._is_news = True
-            if until_us:
-                if until_us < self._ticked_us - _STEP_BACK_US:
-                    self._step_back(until_us)
+            self._is_live = self._has_caught_up()
+            if self._is_live and now_us:
+                if now_us < self._ticked_us - _STEP_BACK_US:
+                    self._step_back(now_us)
                 if not self._listens and self._context.idle_after_us is not None:
-                    self._resume(until_us)
-                alerts += self._tick(until_us)
-            self._is_live = until_us > 0
+                    self._resume(now_us)
+                if not self._lag.records:
+                    alerts += self._tick(now_us)
         return alerts
+
+    def _has_caught_up(self) -> bool:
+        """All that had come is read; or, where something always comes, all but what came just now."""
+        few, newest_us = self._lag.records < _MAX_RECORDS, self._lag.asked_us - _STEP_BACK_US
+        return not self._lag.records or (few and self._last_us >= newest_us)
 
     def _in_order(self, received: Sequence[Received]) -> Iterator[Received]:
         """By the bus's clock; where it was set back, all that came before it comes first."""

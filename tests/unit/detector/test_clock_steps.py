@@ -220,7 +220,7 @@ async def test_what_raw_events_have_decided_is_not_decided_again(tmp_path: Path)
     assert metric("helios_late_events_total") == service.status()["late_events"] == 10 * 20
 
 
-@pytest.mark.parametrize("lags", [[], [1] * 100])  # as it happens, and of what it reads after a restart
+@pytest.mark.parametrize("lags", [[], [1_000] * 100])  # as it happens, and of what it reads after a restart
 async def test_records_from_before_and_after_in_one_poll(tmp_path: Path, lags: list[int]) -> None:
     """Neither is an hour without news, nor is what came before taken for what came after."""
     agent = Agent()
@@ -261,7 +261,7 @@ async def test_what_it_reads_after_a_time_off_loses_nobody_for_that_time(tmp_pat
         steps.append(Step(109.5, [(89.5, raw(85, at=90))]))
     steps += [Step(s - back_s, agent.batch(s)) for s in range(110, 310, 10)]
     ends_s = 300 - back_s + 36_000
-    lags = [1] * len(steps)
+    lags = [1_000] * len(steps)
     script = Script([*steps, Step(ends_s), Step(ends_s + 1), Step(ends_s + 2, agent.batch(36_302))], lags=lags)
     await ran(script, tmp_path)
     assert script.published == []
@@ -302,6 +302,28 @@ async def test_an_agent_that_does_not_come_back_is_lost_a_minute_later(tmp_path:
     await ran(script, tmp_path)
     (lost,) = script.published
     assert (lost.family, lost.state, lost.onset_us) == (Family.AGENT, AlertState.FIRED, us(100))
+
+
+@pytest.mark.parametrize("lag", [1, 199])
+async def test_an_agent_is_lost_also_where_something_always_comes(tmp_path: Path, lag: int) -> None:
+    """There is never a moment at which all that came is read."""
+    gone, agent = Agent(A, "h1"), Agent(B, "h2")
+    steps = [Step(s, [*gone.batch(s), *agent.batch(s)]) for s in range(10, 110, 10)]
+    steps += [Step(100 + s, agent.batch(100 + s)) for s in range(1, 80)]
+    script = Script(steps, lags=[lag] * (len(steps) - 1))
+    await ran(script, tmp_path)
+    (lost,) = script.published
+    assert (lost.family, lost.state, lost.onset_us, lost.hosts) == (Family.AGENT, AlertState.FIRED, us(100), ("h1",))
+
+
+async def test_nobody_is_lost_while_much_is_left_to_read(tmp_path: Path) -> None:
+    """It reads what came while it was down, and ends before it has caught up."""
+    gone, agent = Agent(A, "h1"), Agent(B, "h2")
+    steps = [Step(s, [*gone.batch(s), *agent.batch(s)]) for s in range(10, 110, 10)]
+    steps += [Step(100 + s, agent.batch(100 + s)) for s in range(1, 80)]
+    script = Script(steps, lags=[1_000] * (len(steps) + 1))
+    await ran(script, tmp_path)
+    assert script.published == []
 
 
 # --- what carries events there ---------------------------------------------------------------------
