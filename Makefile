@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/helios/v1/*.proto)
 PROTO_VENV := .venv-proto
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
-.PHONY: help setup demo test test-slow engines test-engines test-engines-slow chaos lint bench proto check-proto lock clean
+.PHONY: help setup demo test test-slow engines test-engines test-engines-slow chaos outage lint bench proto check-proto lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ test-engines-slow: $(DEV_READY) $(ENGINES) ## what takes minutes: three brokers 
 
 chaos: $(DEV_READY) $(ENGINES) ## a hundred faults at random under load, on all parts at once; ARGS="--faults 30 --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+outage: $(DEV_READY) $(ENGINES) ## Kafka away for ten minutes under load; ARGS="--seconds 60 --rate 2000"
+	$(BIN)/python -m tests.chaos.outage $(ARGS)
 
 lint: $(DEV_READY) ## style, types, and that the committed stubs match the protos
 	$(BIN)/ruff check .
