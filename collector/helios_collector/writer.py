@@ -36,6 +36,7 @@ _MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
 _KEEP_EVERY_S: Final = 5.0
+_OTHER: Final = "came before with other content"
 _SETTLED_US: Final = 65 * US_PER_S  # a minute, and what its last window takes to come
 _ROLLED_AT_ONCE: Final = 50  # minutes of services: SQLite's thread writes, too
 _ROLLUPS_KEPT: Final = {60: 2, 300: 6, 3_600: 24}  # times as long as what they were added up from
@@ -162,14 +163,16 @@ class StoreWriter:
                 dead.append(_dead(record, outcome))
                 continue
             self._telemetry.duplicates.inc(outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE))
-            self._telemetry.conflicts.inc(outcome.conflicts)
-            if outcome.conflicts:
-                _log.error("event_conflict", service=record.key, offset=record.offset, events=outcome.conflicts)
+            self._telemetry.conflicts.inc(len(outcome.conflicting) + (outcome.verdict is Verdict.CONFLICT))
+            if outcome.conflicting:
+                _log.error("event_conflict", service=record.key, offset=record.offset, events=len(outcome.conflicting))
+                dead += (
+                    dead_letter("event conflict", f"the id {event.id!r} {_OTHER}", wire.event_to_bytes(event), record)
+                    for event in outcome.conflicting
+                )
             if outcome.verdict is Verdict.CONFLICT:
-                self._telemetry.conflicts.inc()
-                reason = "the same identity came before with other content"
                 _log.error("slice_conflict", service=record.key, **record.headers)
-                dead.append(dead_letter("conflict", reason, record.value))
+                dead.append(dead_letter("conflict", f"the same identity {_OTHER}", record.value, record))
         written = await _isolated(self._transact, alerts)
         for (record, _), done in zip(alerts, written, strict=True):
             if isinstance(done, Exception):
@@ -221,7 +224,7 @@ async def _isolated(call: Callable[[Sequence[_T]], Awaitable[list[_R]]], items: 
 
 def _dead(record: Received, error: Exception) -> Record:
     _log.error("record_dead_lettered", topic=record.partition.topic, offset=record.offset, error=str(error))
-    return dead_letter(f"record of {record.partition.topic}", str(error), record.value)
+    return dead_letter(f"record of {record.partition.topic}", str(error), record.value, record)
 
 
 def _write_of(record: Received) -> Write:

@@ -13,6 +13,8 @@ from helios_core.model import EventRecord, MetricRecord
 from helios_core.stored import StoredSlice
 
 _MAX_DEAD_BYTES: Final = 768 * 1024
+_MAX_HEADER_CHARS: Final = 300
+_IDENTITY: Final = ("version", "agent", "incarnation", "sequence", "hash", "host")
 _VERSION: Final = {"version": str(wire.CONTRACT_VERSION)}
 
 
@@ -77,7 +79,16 @@ def metrics_record(record: MetricRecord) -> Record:
     return Record(Topic.METRICS, record.service, wire.metric_record_to_bytes(record), _VERSION)
 
 
-def dead_letter(kind: str, reason: str, data: bytes) -> Record:
-    """What could not be taken, with the reason, where a person can see it; cut when it is very large."""
+def dead_letter(kind: str, reason: str, data: bytes, of: Received | None = None) -> Record:
+    """What could not be taken, with the reason, where a person can see it; cut when it is very large.
+
+    Args:
+        of: the record that it is, or was in: where it stands, its key and what its headers said go with it, so that it
+            can be found, and put back.
+    """
     headers = {"kind": kind, "reason": reason[:2_000], "bytes": str(len(data))}
+    if of is not None:
+        headers |= {name: of.headers[name][:_MAX_HEADER_CHARS] for name in _IDENTITY if name in of.headers}
+        headers |= {"key": of.key[:_MAX_HEADER_CHARS], "topic": of.partition.topic}
+        headers |= {"partition": str(of.partition.number), "offset": str(of.offset)}
     return Record(Topic.DEAD_LETTER, kind, data[:_MAX_DEAD_BYTES], headers)

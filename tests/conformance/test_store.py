@@ -116,7 +116,7 @@ async def test_an_event_with_an_id_is_counted_once_wherever_it_comes_again(store
     outcomes = await store.apply(
         [EventsWrite(EVENTS, 1, record(event(1, "b"), event(1, "c"), event(1, "c"), event(1, "a", "other")))]
     )
-    assert outcomes == [Outcome(Verdict.APPLIED, duplicates=2, conflicts=1)]
+    assert outcomes == [Outcome(Verdict.APPLIED, duplicates=2, conflicting=(event(1, "a", "other"),))]
     assert await total(store) == 3
 
 

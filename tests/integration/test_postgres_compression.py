@@ -216,7 +216,8 @@ async def test_an_event_of_ten_days_ago_that_is_sent_again_is_found(
     await store.apply(history())
     await compress(settings)
     again = record(8, event(OLD + 5 * S, "0-5"), event(OLD + 6 * S, "0-6", "other"), event(OLD + 7 * S, "new"))
-    assert await store.apply([again]) == [Outcome(Verdict.APPLIED, duplicates=1, conflicts=1)]
+    other = event(OLD + 6 * S, "0-6", "other")
+    assert await store.apply([again]) == [Outcome(Verdict.APPLIED, duplicates=1, conflicting=(other,))]
     assert await store.apply([record(9, event(OLD + 7 * S, "new"))]) == [Outcome(Verdict.APPLIED, duplicates=1)]
     async with session(settings) as connection:
         assert await connection.fetchval("SELECT count(*) FROM events") == 201

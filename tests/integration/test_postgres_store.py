@@ -263,14 +263,14 @@ async def test_an_id_that_two_processes_bring_at_once_is_counted_once(settings: 
                 eventually(lambda: second.apply([record(turn, *changed, partition=1)])),  # noqa: B023
             )
             duplicates += sum(outcome.duplicates for outcomes in found for outcome in outcomes)
-            conflicts += sum(outcome.conflicts for outcomes in found for outcome in outcomes)
+            conflicts += sum(len(outcome.conflicting) for outcomes in found for outcome in outcomes)
         assert (duplicates, conflicts) == (250, 50)
         assert await total(first) == len(await stored_events(first)) == 300
         # Later, and from the other one.
         again = [event(T0 + i, f"0-{i}") for i in range(30)]
         (outcome,) = await second.apply([record(99, *again, event(T0 + 29, "0-29", "third"), partition=1)])
         assert outcome.verdict is Verdict.APPLIED
-        assert outcome.duplicates + outcome.conflicts == 31
+        assert outcome.duplicates + len(outcome.conflicting) == 31
         assert await total(first) == 300
 
 

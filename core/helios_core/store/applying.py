@@ -104,7 +104,8 @@ class Applying:
 
     def _record(self, write: EventsWrite) -> Outcome:
         fresh: list[Event] = []
-        duplicates = conflicts = 0
+        conflicting: list[Event] = []
+        duplicates = 0
         for event, key in zip(write.record.events, self._keys[write.partition, write.offset], strict=True):
             row = rows.event_row(event, key)
             id_ = (event.time_us, row["idem_key"])
@@ -116,10 +117,10 @@ class Applying:
             elif known == row["content_hash"]:
                 duplicates += 1
             else:
-                conflicts += 1
+                conflicting.append(event)
         service = write.record.service
         self._take(wire.stored_deltas(service, deltas_of(EventRecord(service, write.record.received_us, fresh))))
-        return Outcome(Verdict.APPLIED, duplicates, conflicts)
+        return Outcome(Verdict.APPLIED, duplicates, tuple(conflicting))
 
     def _take(self, stored: StoredSlice) -> None:
         for window in stored.windows:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from helios_core.batches import BatchId
 from helios_core.bus.base import Partition
-from helios_core.model import EventRecord, MetricRecord
+from helios_core.model import Event, EventRecord, MetricRecord
 from helios_core.store.ledger import Verdict
 from helios_core.stored import StoredSlice
 
@@ -53,12 +53,12 @@ class Outcome:
     Attributes:
         verdict: of the write as a whole.
         duplicates: raw events that had been stored before under the sender's own id.
-        conflicts: raw events whose id had been stored with other content.
+        conflicting: those whose id had been stored with other content.
     """
 
     verdict: Verdict
     duplicates: int = 0
-    conflicts: int = 0
+    conflicting: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

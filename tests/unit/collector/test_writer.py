@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helios.v1 import batch_pb2, windows_pb2
+from helios.v1 import batch_pb2, events_pb2, windows_pb2
 from helios_collector.telemetry import Telemetry
 from helios_collector.writer import GROUP, StoreWriter
 from helios_core import retry, wire
@@ -287,8 +287,12 @@ async def test_the_same_identity_with_other_content_is_a_conflict(store: SqliteS
     assert (counts["conflicts"], counts["duplicates"]) == (1, 0)
     (dead,) = await on(bus, Topic.DEAD_LETTER)
     assert dead.headers["kind"] == "conflict"
-    assert dead.value == slice_(1, events=5).value
+    sent = slice_(1, events=5)
+    assert dead.value == sent.value
     assert "other content" in dead.headers["reason"]
+    assert sent.headers.items() <= dead.headers.items(), "its identity"
+    place = (dead.headers["topic"], dead.headers["partition"], dead.headers["offset"], dead.headers["key"])
+    assert place == ("windows", "0", "1", sent.key)
 
 
 async def test_an_event_id_with_other_content_is_a_conflict_and_the_others_are_written(store: SqliteStore) -> None:
@@ -298,6 +302,11 @@ async def test_an_event_id_with_other_content_is_a_conflict_and_the_others_are_w
     counts = await write(bus, store)
     assert await events(store) == 2
     assert counts["conflicts"] == 1
+    (dead,) = await on(bus, Topic.DEAD_LETTER)
+    assert dead.headers["kind"] == "event conflict"
+    assert "'0' came before with other content" in dead.headers["reason"]
+    assert (dead.headers["topic"], dead.headers["offset"], dead.headers["key"]) == ("events", "1", "api")
+    assert events_pb2.Event.FromString(dead.value).message == "other"
 
 
 # ---- what is away for a while
