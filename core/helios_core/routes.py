@@ -28,7 +28,7 @@ _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One that came whole.
+    """One that has come whole.
 
     Attributes:
         headers: as in ASGI: names in lower case.

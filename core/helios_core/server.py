@@ -1,8 +1,8 @@
 """The HTTP server of a process: uvicorn, with a bound on connections and on the time that a request takes to begin.
 
 A connection on which nothing comes costs memory and a descriptor; uvicorn waits on it for ever. A task, a cycle and a
-scope for each request cost six times what reading and answering a small one does: those that come whole, and for which
-there is a `Direct`, have none.
+scope for each request cost six times what reading and answering a small one does: those that come whole, or whose body
+follows their head at once, and for which there is a `Direct`, have none.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from helios_core.routes import Direct, Headers, Request, Routes
 
 _HEADERS_S: Final = 10.0  # from the connection, or from a request's first byte, to the end of its headers
+_SOON_S: Final = 0.02  # many clients send head and body apart: then the one follows the other
 _MAX_CONNECTIONS: Final = 10_000
 _MAX_FILES: Final = 65_536
 _MAX_PIPELINED: Final = 1_000  # requests of a connection that wait for one before them
@@ -56,6 +57,7 @@ class Connection(HttpToolsProtocol):
     _is_coming = True  # a request: its headers are not complete
     _direct: Direct | None = None  # who is asked first for the request whose body is coming
     _body = b""
+    _soon: asyncio.TimerHandle | None = None  # until when the rest of it is to have come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -67,6 +69,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._came()
+        self._drop_direct()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,6 +83,7 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserError:
+                self._drop_direct()
                 self.send_400_response("Invalid HTTP request received.")
                 return
             except httptools.HttpParserUpgrade as upgrade:
@@ -94,8 +98,8 @@ class Connection(HttpToolsProtocol):
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
                     continue
             break
-        if self._direct is not None:  # more of it is to come: whoever reads it has a deadline
-            self._ask_application()
+        if self._direct is not None and self._soon is None:
+            self._soon = self.loop.call_later(_SOON_S, self._ask_application)  # which has a deadline of its own
         self._watch()
 
     def _watch(self) -> None:
@@ -105,7 +109,8 @@ class Connection(HttpToolsProtocol):
         if self._is_coming:
             if self._deadline is None:
                 self._expect()
-        elif self._is_free() and self.timeout_keep_alive_task is None:  # an empty line, or a body nobody wants
+        elif self._is_free() and self._direct is None and self.timeout_keep_alive_task is None:
+            # An empty line has come, or some of a body that nobody wants.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -167,17 +172,19 @@ class Connection(HttpToolsProtocol):
         """Some of it."""
         if self._direct is None:
             super().on_body(body)
-        else:
-            self._body += body
+            return
+        self._body += body
+        if len(self._body) > HIGH_WATER_LIMIT:
+            self._ask_application()
 
     def on_message_complete(self) -> None:
         """Of a request."""
         if self._direct is not None:
-            direct, body = self._direct, self._body
+            request = Request(self.headers, self._body, self.client[0] if self.client else "")
             answer = _DirectAnswer(self)
             cycle, self.cycle = self.cycle, answer  # type: ignore[assignment]  # it has what is asked of it
-            if direct(Request(self.headers, body, self.client[0] if self.client else ""), answer):
-                self._direct, self._body = None, b""
+            if self._direct(request, answer):
+                self._drop_direct()
                 return
             self.cycle = cycle
             self._ask_application()
@@ -193,11 +200,18 @@ class Connection(HttpToolsProtocol):
 
     def _ask_application(self) -> None:
         """In the place of whoever answers directly."""
-        body, self._direct, self._body = self._body, None, b""
+        body = self._body
+        self._drop_direct()
         self._begin()
         super().on_headers_complete()
         if body:
             super().on_body(body)
+
+    def _drop_direct(self) -> None:
+        self._direct, self._body = None, b""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
 
     def on_response_complete(self) -> None:
         """The next one begins, if it has come."""

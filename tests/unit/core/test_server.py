@@ -264,6 +264,43 @@ async def test_every_other_goes_to_the_application(sent: list[bytes]) -> None:
         assert (await answer_of(reader))[2] == b"direct and then"
 
 
+@pytest.mark.parametrize("sent", [[post()[:-3], b"abc"], [post()[:-1], b"c"], [post()[:30], post()[30:-2], b"b", b"c"]])
+async def test_a_body_that_follows_its_head_soon_is_waited_for(
+    sent: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many clients send it."""
+    monkeypatch.setattr(server, "_SOON_S", 5)
+    monkeypatch.setattr(server, "_HEADERS_S", 5)
+    site = Site()
+    async with site.served() as (reader, writer):
+        await _impatient_about_idleness()
+        for _ in range(3):
+            for part in sent:
+                writer.write(part)
+                await asyncio.sleep(0.15)
+            assert (await answer_of(reader))[2] == b"direct abc"
+        writer.write(post(b"next"))
+        assert (await answer_of(reader))[2] == b"direct next"
+        assert await is_closed(reader)
+
+
+async def test_a_large_body_or_a_client_that_goes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_SOON_S", 0.1)
+    site = Site()
+    async with site.served() as (reader, writer):
+        body = b"x" * 400_000
+        sent = post(body)
+        writer.write(sent[:200_000])
+        await asyncio.sleep(0.05)
+        writer.write(sent[200_000:])
+        assert (await answer_of(reader))[::2] == (200, body)
+        writer.write(post()[:-1])
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+        await asyncio.sleep(0.2)
+        assert site.directly == []
+
+
 async def test_one_that_offers_another_protocol_is_answered_directly_in_this_one() -> None:
     site = Site()
     async with site.served() as (reader, writer):
