@@ -301,6 +301,7 @@ def test_whatever_comes_and_goes_at_once_nothing_stays(plan: list[tuple[str, int
 @BOTH
 async def test_a_body_that_does_not_come_in_time(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "_BODY_S", 0.05)
+    monkeypatch.setattr(body_module, "_STALL_S", 0.05)
     site = Site(pending_bytes=1_024)
     never, slowly = site.ask(path), site.ask(path).part(good(path, 900))
     await until(lambda: site.pending == 900)

@@ -274,10 +274,10 @@ async def test_a_body_that_follows_its_head_soon_is_waited_for(
     site = Site()
     async with site.served() as (reader, writer):
         await _impatient_about_idleness()
-        for _ in range(3):
+        for _ in range(2):
             for part in sent:
                 writer.write(part)
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.05)
             assert (await answer_of(reader))[2] == b"direct abc"
         writer.write(post(b"next"))
         assert (await answer_of(reader))[2] == b"direct next"
@@ -385,7 +385,7 @@ async def test_a_connection_that_is_idle_is_closed_and_one_whose_answer_is_await
         await _impatient_about_idleness()
         site.holds = True
         writer.write(post(b"again"))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         site.answer()
         assert (await answer_of(reader))[2] == b"direct again"
         site.holds = False
