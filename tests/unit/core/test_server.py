@@ -251,7 +251,8 @@ async def test_a_request_that_comes_whole_is_answered_directly() -> None:
         [post(more=b"X-Forwarded-For: 10.0.0.1\r\n")],
     ],
 )
-async def test_every_other_goes_to_the_application(sent: list[bytes]) -> None:
+async def test_every_other_goes_to_the_application(sent: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_HEADERS_S", 60)
     site = Site()
     async with site.served() as (reader, writer):
         for _ in range(2):
@@ -329,8 +330,11 @@ async def test_who_waits_to_be_told_to_go_on_is_told() -> None:
 
 
 @pytest.mark.parametrize("splits", [[], [10], [100], [5, 60, 130, 200]])
-async def test_requests_that_follow_each_other_are_answered_in_their_order(splits: list[int]) -> None:
+async def test_requests_that_follow_each_other_are_answered_in_their_order(
+    splits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when the first is answered after the others could have been, and whichever way each goes."""
+    monkeypatch.setattr(server, "_HEADERS_S", 60)
     site = Site()
     site.holds = True
     sent = post(b"one") + post(b"two", path=b"/direct?x=1") + post(b"three") + post(b"four")
@@ -390,7 +394,7 @@ async def test_a_connection_that_is_idle_is_closed_and_one_whose_answer_is_await
         assert (await answer_of(reader))[2] == b"direct again"
         site.holds = False
         for _ in range(4):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
             writer.write(post())
             await answer_of(reader)
         began_s = asyncio.get_running_loop().time()
@@ -524,13 +528,14 @@ async def test_who_offers_another_protocol_and_wants_the_end_gets_it() -> None:
         assert await is_closed(reader)
 
 
-async def test_time_for_a_head_does_not_run_while_it_is_not_read() -> None:
+async def test_time_for_a_head_does_not_run_while_it_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a request that has come in part behind one that waits for its answer."""
     site = Site()
     site.holds = True
     async with site.served() as (reader, writer):
         writer.write(post(b"one") + post(b"two") + post(b"three")[:20])
         await asyncio.sleep(0.5)
+        monkeypatch.setattr(server, "_HEADERS_S", 60)  # from now on it may take its time
         site.holds = False
         site.answer()
         assert (await answer_of(reader))[2] == b"direct one"
