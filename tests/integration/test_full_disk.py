@@ -240,7 +240,8 @@ def test_a_full_disk_of_an_agents_spool(tmp_path: Path) -> None:
         assert running.end(signal.SIGTERM) == 0, running.complained
         with shop.open("a") as file:
             file.write(lines(3_500, 1_500))
-        until(lambda: json.loads((tmp_path / "state" / "status.json").read_text())["spool_batches"] > 0, 30)
+        status = tmp_path / "state" / "status.json"  # written now and then
+        until(lambda: status.exists() and json.loads(status.read_text())["spool_batches"] > 0, 30)
         disk.fill()
         with shop.open("a") as file:
             file.write(lines(5_000, 1_000))
