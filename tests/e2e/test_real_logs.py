@@ -83,12 +83,17 @@ def kill_replays(tmp_path: Path, *files: Path, times: int) -> None:
     subprocess.run([*whole, str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL, timeout=ENOUGH_S)
     takes_s = time.monotonic() - began
     killed = 0
-    for _ in range(times):
+    for _ in range(5 * times):
         process = subprocess.Popen([*whole, str(tmp_path / "data")], stdout=subprocess.DEVNULL)
         time.sleep(takes_s * moments.uniform(0.3, 0.9))
-        killed += process.poll() is None
+        if process.poll() is None:
+            killed += 1
+        else:  # the machine was busier when a whole one was timed
+            takes_s /= 2
         process.kill()
         process.wait()
+        if killed == times:
+            break
     assert killed
 
 
