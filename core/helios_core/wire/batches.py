@@ -80,12 +80,12 @@ def view_slice(data: bytes) -> views_pb2.SliceView:
     return view
 
 
-def slice_message(data: bytes) -> batch_pb2.Slice:
+def stored_view(data: bytes) -> views_pb2.StoredView:
     """A record of the topic `windows`; WireError when its service or its size break the contract, or it is none."""
     _check_size(len(data))
-    message = parsed(batch_pb2.Slice, data, "a slice")
-    check_service(message.service)
-    return message
+    view = parsed(views_pb2.StoredView, data, "a slice")
+    check_service(view.service)
+    return view
 
 
 def _check_size(n_bytes: int) -> None:

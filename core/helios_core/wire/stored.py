@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any, Final
 
-from helios.v1 import windows_pb2
+from helios.v1 import views_pb2, windows_pb2
 from helios_core.batches import Slice
 from helios_core.errors import WireError
 from helios_core.model import Level
@@ -12,19 +14,34 @@ from helios_core.sketches.distinct import MAX_EXACT, check_distinct
 from helios_core.sketches.latency import check_buckets, check_sums
 from helios_core.stored import StoredSlice, StoredTemplate, StoredWindow
 from helios_core.windows import WindowDelta
-from helios_core.wire.batches import slice_message
+from helios_core.wire.batches import stored_view
+from helios_core.wire.checks import parsed, signal
 from helios_core.wire.events import event_from_proto, metric_from_proto
 from helios_core.wire.windows import (
+    check_counts,
+    check_start,
     check_template,
-    checked_levels,
+    check_templates,
     distinct_to_bytes,
     latency_to_bytes,
+)
+
+_N_LEVELS: Final = len(Level)
+_HASHES_KEY: Final = 1 << 3 | 2  # of field 1, by its length
+_FEW_HASHES: Final = 15  # whose length is one byte
+# All at once: one by one takes twice as long.
+_FIELDS: Final[attrgetter[Any]] = attrgetter(
+    "start_us", "duration_ms", "host", "signal", "events", "unparsed", "bytes_in", "latency", "endpoints",
+    "templates_overflow",
+)  # fmt: skip
+_LATENCY: Final[attrgetter[Any]] = attrgetter(
+    "zero_count", "offset", "bucket_counts", "sum_us", "min_us", "max_us", "count"
 )
 
 
 def stored_from_bytes(data: bytes) -> StoredSlice:
     """A record of the topic `windows`; WireError when `slice_from_bytes` raises one."""
-    message = slice_message(data)
+    message = stored_view(data)
     service = message.service
     part = StoredSlice(
         service,
@@ -33,59 +50,89 @@ def stored_from_bytes(data: bytes) -> StoredSlice:
     )
     for delta in message.deltas:
         part.windows.append(_window(delta, service))
-        for entry in delta.templates:
-            check_template(entry)
-            part.templates.append(
-                StoredTemplate(service, entry.id, delta.start_us, entry.count, entry.level, entry.text)
-            )
+        if delta.templates:
+            part.templates += _templates(delta, service)
     return part
 
 
-def _window(delta: windows_pb2.WindowDelta, service: str) -> StoredWindow:
-    latency, endpoints = delta.latency, delta.endpoints
-    latency_count = _latency_count(latency)
-    levels = checked_levels(delta, latency_count)
-    n_hashes = len(endpoints.hashes)
-    if n_hashes > MAX_EXACT:
-        n_hashes = len(set(endpoints.hashes))
-    try:
-        check_distinct(n_hashes, endpoints.registers)
-    except ValueError as error:
-        raise WireError(str(error)) from error
+def _window(delta: views_pb2.DeltaView, service: str) -> StoredWindow:
+    start_us, duration_ms, host, number, events, unparsed, bytes_in, latency, endpoints, overflow = _FIELDS(delta)
+    levels = delta.levels[:]  # a list: the message's own sequence is slow to go through
+    check_start(start_us, duration_ms)
+    signal(number)
+    latency_count, latency_sum_us, data = _latency(latency)
+    check_counts(events, levels, latency_count)
+    if endpoints:
+        _check_endpoints(endpoints)
+    if len(levels) < _N_LEVELS:
+        levels += [0] * (_N_LEVELS - len(levels))
     return StoredWindow(
-        delta.start_us,
-        delta.duration_ms,
+        start_us,
+        duration_ms,
         service,
-        delta.host,
-        delta.signal,
-        delta.events,
+        host,
+        number,
+        events,
         levels[Level.ERROR] + levels[Level.CRITICAL],
         levels[Level.WARN],
         levels,
-        delta.unparsed,
-        delta.bytes_in,
+        unparsed,
+        bytes_in,
         latency_count,
-        int.from_bytes(latency.sum_us, "big"),
-        latency.SerializeToString() if latency_count else None,
-        endpoints.SerializeToString() or None,
-        delta.templates_overflow,
+        latency_sum_us,
+        data,
+        endpoints or None,
+        overflow,
     )
 
 
-def _latency_count(message: windows_pb2.LatencyHistogram) -> int:
-    """How many it has counted, by its own account; WireError when its parts cannot belong together."""
-    count = message.count or message.zero_count + sum(message.bucket_counts)
+def _templates(delta: views_pb2.DeltaView, service: str) -> Iterator[StoredTemplate]:
+    check_templates(len(delta.templates))
+    for entry in delta.templates:
+        check_template(entry)
+        yield StoredTemplate(service, entry.id, delta.start_us, entry.count, entry.level, entry.text)
+
+
+def _latency(view: views_pb2.LatencyView) -> tuple[int, int, bytes | None]:
+    """How many it has counted, their sum in µs, and it; WireError when its parts cannot belong together.
+
+    The counts of most buckets are below 128, and so one byte each in the form in which they are sent: to look at these
+    is quicker than to make numbers of them. What is kept of them is what was looked at.
+    """
+    zero_count, offset, packed, sum_us, min_us, max_us, said = _LATENCY(view)
+    counts: Sequence[int] = packed
+    count = zero_count + sum(packed)
+    if said == count and packed.isascii():
+        view.DiscardUnknownFields()  # among them counts that are not packed
+        data = view.SerializeToString()
+    else:  # counts of several bytes, or in a form of another sender, or wrong ones
+        data = view.SerializeToString()
+        counts = parsed(windows_pb2.LatencyHistogram, data, "a latency histogram").bucket_counts[:]
+        count = zero_count + sum(counts)
+    if said not in (0, count):
+        raise WireError(f"a latency histogram of {count} that says {said}")
+    total_us = int.from_bytes(sum_us, "big")
     try:
-        check_buckets(message.offset, len(message.bucket_counts))
-        check_sums(
-            count,
-            sum_us=int.from_bytes(message.sum_us, "big"),
-            min_us=message.min_us,
-            max_us=message.max_us,
-        )
+        check_buckets(offset, len(counts))
+        check_sums(count, sum_us=total_us, min_us=min_us, max_us=max_us)
     except ValueError as error:
         raise WireError(str(error)) from error
-    return count
+    return count, total_us, data if count else None
+
+
+def _check_endpoints(data: bytes) -> None:
+    """WireError when it breaks its form. A few hashes and nothing else are seen at once: a key, a length, and them."""
+    n_bytes = len(data) - 2
+    if 0 < n_bytes <= _FEW_HASHES * 8 and data[0] == _HASHES_KEY and data[1] == n_bytes and not n_bytes % 8:
+        return
+    message = parsed(windows_pb2.DistinctCount, data, "a distinct count")
+    n_hashes = len(message.hashes)
+    if n_hashes > MAX_EXACT:
+        n_hashes = len(set(message.hashes))
+    try:
+        check_distinct(n_hashes, message.registers)
+    except ValueError as error:
+        raise WireError(str(error)) from error
 
 
 def stored_slice(part: Slice) -> StoredSlice:

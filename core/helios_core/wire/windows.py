@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from helios.v1 import windows_pb2
@@ -114,24 +115,25 @@ def delta_to_proto(delta: WindowDelta) -> windows_pb2.WindowDelta:
     )
 
 
-def checked_levels(message: windows_pb2.WindowDelta, latency_count: int) -> list[int]:
-    """The counts of all levels; WireError when the delta breaks a limit or a law of counting.
-
-    What is in its sketches is not looked at.
-    """
-    start_us, duration_ms, events = message.start_us, message.duration_ms, message.events
+def check_start(start_us: int, duration_ms: int) -> None:
+    """WireError unless a window of this duration may start then."""
     if not 0 < duration_ms <= _MAX_DURATION_MS or start_us % (duration_ms * 1_000):
         raise WireError(f"a window of {duration_ms} ms that starts at {start_us} µs is not aligned")
     check_time(start_us)
-    levels = message.levels[:]  # a list: the message's own sequence is slow to go through
+
+
+def check_counts(events: int, levels: Sequence[int], latency_count: int) -> None:
+    """WireError when a law of counting is broken."""
     if len(levels) > _N_LEVELS or sum(levels) != events:
         raise WireError(f"{events} events, but the levels add up to {sum(levels)}")
     if latency_count > events:
         raise WireError(f"{latency_count} latencies of {events} events")
-    if len(message.templates) > MAX_TEMPLATES:
-        raise WireError(f"{len(message.templates)} templates in one window: at most {MAX_TEMPLATES}")
-    signal(message.signal)
-    return levels + [0] * (_N_LEVELS - len(levels))
+
+
+def check_templates(n_templates: int) -> None:
+    """WireError when one window has more than are kept."""
+    if n_templates > MAX_TEMPLATES:
+        raise WireError(f"{n_templates} templates in one window: at most {MAX_TEMPLATES}")
 
 
 def check_template(message: windows_pb2.TemplateCount) -> None:
@@ -144,14 +146,17 @@ def check_template(message: windows_pb2.TemplateCount) -> None:
 def delta_from_proto(message: windows_pb2.WindowDelta, service: str) -> WindowDelta:
     """WireError when a limit or a law of counting is broken."""
     latency = latency_from_proto(message.latency)
-    levels = checked_levels(message, latency.count)
+    levels = message.levels[:]
+    check_start(message.start_us, message.duration_ms)
+    check_counts(message.events, levels, latency.count)
+    check_templates(len(message.templates))
     return WindowDelta(
         start_us=message.start_us,
         service=service,
         host=message.host,
         signal=signal(message.signal),
         duration_ms=message.duration_ms,
-        levels=levels,
+        levels=levels + [0] * (_N_LEVELS - len(levels)),
         unparsed=message.unparsed,
         bytes_in=message.bytes_in,
         latency=latency,

@@ -22,17 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from helios.v1 import events_pb2 as helios_dot_v1_dot_events__pb2
+from helios.v1 import windows_pb2 as helios_dot_v1_dot_windows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15helios/v1/views.proto\x12\thelios.v1\"9\n\tBatchView\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0e\n\x06\x63ut_us\x18\x02 \x01(\x03\x12\x0e\n\x06slices\x18\x04 \x03(\x0c\"-\n\tSliceView\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07history\x18\x07 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15helios/v1/views.proto\x12\thelios.v1\x1a\x16helios/v1/events.proto\x1a\x17helios/v1/windows.proto\"9\n\tBatchView\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0e\n\x06\x63ut_us\x18\x02 \x01(\x03\x12\x0e\n\x06slices\x18\x04 \x03(\x0c\"-\n\tSliceView\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07history\x18\x07 \x01(\x08\"\x90\x01\n\nStoredView\x12\x0f\n\x07service\x18\x01 \x01(\t\x12$\n\x06\x64\x65ltas\x18\x04 \x03(\x0b\x32\x14.helios.v1.DeltaView\x12(\n\x07metrics\x18\x05 \x03(\x0b\x32\x17.helios.v1.MetricSample\x12!\n\x07samples\x18\x06 \x03(\x0b\x32\x10.helios.v1.Event\"\xac\x02\n\tDeltaView\x12\x10\n\x08start_us\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\r\x12\x0c\n\x04host\x18\x03 \x01(\t\x12!\n\x06signal\x18\x04 \x01(\x0e\x32\x11.helios.v1.Signal\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x04\x12\x0e\n\x06levels\x18\x06 \x03(\x04\x12\x10\n\x08unparsed\x18\x07 \x01(\x04\x12\x10\n\x08\x62ytes_in\x18\x08 \x01(\x04\x12\'\n\x07latency\x18\t \x01(\x0b\x32\x16.helios.v1.LatencyView\x12\x11\n\tendpoints\x18\n \x01(\x0c\x12+\n\ttemplates\x18\x0b \x03(\x0b\x32\x18.helios.v1.TemplateCount\x12\x1a\n\x12templates_overflow\x18\x0c \x01(\x04\"\xa3\x01\n\x0bLatencyView\x12\x12\n\nzero_count\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x15\n\rbucket_counts\x18\x03 \x01(\x0c\x12\x0e\n\x06sum_us\x18\x04 \x01(\x0c\x12\x1a\n\x12sum_of_squares_us2\x18\x05 \x01(\x0c\x12\x0e\n\x06min_us\x18\x06 \x01(\x04\x12\x0e\n\x06max_us\x18\x07 \x01(\x04\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'helios.v1.views_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHVIEW']._serialized_start=36
-  _globals['_BATCHVIEW']._serialized_end=93
-  _globals['_SLICEVIEW']._serialized_start=95
-  _globals['_SLICEVIEW']._serialized_end=140
+  _globals['_BATCHVIEW']._serialized_start=85
+  _globals['_BATCHVIEW']._serialized_end=142
+  _globals['_SLICEVIEW']._serialized_start=144
+  _globals['_SLICEVIEW']._serialized_end=189
+  _globals['_STOREDVIEW']._serialized_start=192
+  _globals['_STOREDVIEW']._serialized_end=336
+  _globals['_DELTAVIEW']._serialized_start=339
+  _globals['_DELTAVIEW']._serialized_end=639
+  _globals['_LATENCYVIEW']._serialized_start=642
+  _globals['_LATENCYVIEW']._serialized_end=805
 # @@protoc_insertion_point(module_scope)

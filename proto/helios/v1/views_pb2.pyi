@@ -10,6 +10,8 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import helios.v1.events_pb2
+import helios.v1.windows_pb2
 import sys
 import typing
 
@@ -63,3 +65,124 @@ class SliceView(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["history", b"history", "service", b"service"]) -> None: ...
 
 Global___SliceView: typing_extensions.TypeAlias = SliceView
+
+@typing.final
+class StoredView(google.protobuf.message.Message):
+    """Of a Slice, for who stores it: the sketches of its windows stay encoded."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    service: builtins.str
+    @property
+    def deltas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DeltaView]: ...
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[helios.v1.events_pb2.MetricSample]: ...
+    @property
+    def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[helios.v1.events_pb2.Event]: ...
+    def __init__(
+        self,
+        *,
+        service: builtins.str = ...,
+        deltas: collections.abc.Iterable[Global___DeltaView] | None = ...,
+        metrics: collections.abc.Iterable[helios.v1.events_pb2.MetricSample] | None = ...,
+        samples: collections.abc.Iterable[helios.v1.events_pb2.Event] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "metrics", b"metrics", "samples", b"samples", "service", b"service"]) -> None: ...
+
+Global___StoredView: typing_extensions.TypeAlias = StoredView
+
+@typing.final
+class DeltaView(google.protobuf.message.Message):
+    """Of a WindowDelta."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_US_FIELD_NUMBER: builtins.int
+    DURATION_MS_FIELD_NUMBER: builtins.int
+    HOST_FIELD_NUMBER: builtins.int
+    SIGNAL_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    LEVELS_FIELD_NUMBER: builtins.int
+    UNPARSED_FIELD_NUMBER: builtins.int
+    BYTES_IN_FIELD_NUMBER: builtins.int
+    LATENCY_FIELD_NUMBER: builtins.int
+    ENDPOINTS_FIELD_NUMBER: builtins.int
+    TEMPLATES_FIELD_NUMBER: builtins.int
+    TEMPLATES_OVERFLOW_FIELD_NUMBER: builtins.int
+    start_us: builtins.int
+    duration_ms: builtins.int
+    host: builtins.str
+    signal: helios.v1.events_pb2.Signal.ValueType
+    events: builtins.int
+    unparsed: builtins.int
+    bytes_in: builtins.int
+    endpoints: builtins.bytes
+    templates_overflow: builtins.int
+    @property
+    def levels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def latency(self) -> Global___LatencyView: ...
+    @property
+    def templates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[helios.v1.windows_pb2.TemplateCount]: ...
+    def __init__(
+        self,
+        *,
+        start_us: builtins.int = ...,
+        duration_ms: builtins.int = ...,
+        host: builtins.str = ...,
+        signal: helios.v1.events_pb2.Signal.ValueType = ...,
+        events: builtins.int = ...,
+        levels: collections.abc.Iterable[builtins.int] | None = ...,
+        unparsed: builtins.int = ...,
+        bytes_in: builtins.int = ...,
+        latency: Global___LatencyView | None = ...,
+        endpoints: builtins.bytes = ...,
+        templates: collections.abc.Iterable[helios.v1.windows_pb2.TemplateCount] | None = ...,
+        templates_overflow: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["latency", b"latency"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bytes_in", b"bytes_in", "duration_ms", b"duration_ms", "endpoints", b"endpoints", "events", b"events", "host", b"host", "latency", b"latency", "levels", b"levels", "signal", b"signal", "start_us", b"start_us", "templates", b"templates", "templates_overflow", b"templates_overflow", "unparsed", b"unparsed"]) -> None: ...
+
+Global___DeltaView: typing_extensions.TypeAlias = DeltaView
+
+@typing.final
+class LatencyView(google.protobuf.message.Message):
+    """Of a LatencyHistogram."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ZERO_COUNT_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    BUCKET_COUNTS_FIELD_NUMBER: builtins.int
+    SUM_US_FIELD_NUMBER: builtins.int
+    SUM_OF_SQUARES_US2_FIELD_NUMBER: builtins.int
+    MIN_US_FIELD_NUMBER: builtins.int
+    MAX_US_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    zero_count: builtins.int
+    offset: builtins.int
+    bucket_counts: builtins.bytes
+    sum_us: builtins.bytes
+    sum_of_squares_us2: builtins.bytes
+    min_us: builtins.int
+    max_us: builtins.int
+    count: builtins.int
+    def __init__(
+        self,
+        *,
+        zero_count: builtins.int = ...,
+        offset: builtins.int = ...,
+        bucket_counts: builtins.bytes = ...,
+        sum_us: builtins.bytes = ...,
+        sum_of_squares_us2: builtins.bytes = ...,
+        min_us: builtins.int = ...,
+        max_us: builtins.int = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bucket_counts", b"bucket_counts", "count", b"count", "max_us", b"max_us", "min_us", b"min_us", "offset", b"offset", "sum_of_squares_us2", b"sum_of_squares_us2", "sum_us", b"sum_us", "zero_count", b"zero_count"]) -> None: ...
+
+Global___LatencyView: typing_extensions.TypeAlias = LatencyView

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.v1 import batch_pb2, service_pb2, views_pb2
+from helios.v1 import batch_pb2, service_pb2, views_pb2, windows_pb2
 from helios_agent.cut import Cutter
 from helios_collector.admission import Admission
 from helios_collector.ingest import Ingest
@@ -193,7 +193,13 @@ async def test_a_bad_slice_does_not_take_the_good_ones_with_it(kind: str, place:
 
 def test_what_is_looked_at_of_a_batch_is_what_it_says() -> None:
     """The views have the numbers of the messages that they are of."""
-    for view, of in ((views_pb2.BatchView, batch_pb2.Batch), (views_pb2.SliceView, batch_pb2.Slice)):
+    for view, of in (
+        (views_pb2.BatchView, batch_pb2.Batch),
+        (views_pb2.SliceView, batch_pb2.Slice),
+        (views_pb2.StoredView, batch_pb2.Slice),
+        (views_pb2.DeltaView, windows_pb2.WindowDelta),
+        (views_pb2.LatencyView, windows_pb2.LatencyHistogram),
+    ):
         numbers = {field.name: field.number for field in of.DESCRIPTOR.fields}
         assert {field.name: field.number for field in view.DESCRIPTOR.fields}.items() <= numbers.items()
 

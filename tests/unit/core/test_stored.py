@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.core.test_wire import deltas, events
@@ -38,11 +39,12 @@ latencies = st.builds(
     Latency,
     zero_count=st.integers(0, 3),
     offset=numbers,
-    bucket_counts=st.lists(st.integers(0, 2), max_size=4),
+    bucket_counts=st.lists(st.integers(0, 2) | st.sampled_from([127, 128, 2**64 - 1]), max_size=4),
     sum_us=big,
     sum_of_squares_us2=big,
     min_us=numbers,
     max_us=numbers,
+    count=st.integers(0, 6),
 )
 distinct = st.builds(
     windows_pb2.DistinctCount,
@@ -62,7 +64,7 @@ raw = st.builds(
     duration_ms=st.sampled_from([10_000, 10_000, 0, 3_600_001]),
     signal=st.sampled_from([1, 1, 2, 0, 9]),
     events=st.integers(0, 6),
-    levels=st.lists(st.integers(0, 2), max_size=7),
+    levels=st.lists(st.integers(0, 2) | st.just(400), max_size=7),
     latency=st.none() | latencies,
     endpoints=st.none() | distinct,
     templates=st.lists(templates, max_size=1),
@@ -71,12 +73,24 @@ raw = st.builds(
 
 def _lawful(delta: Delta) -> Delta:
     delta.events = sum(delta.levels)
+    if delta.HasField("latency"):
+        delta.latency.count = (delta.latency.zero_count + sum(delta.latency.bucket_counts)) % 2**64
     return delta
+
+
+def _timed(counts: list[int]) -> Delta:
+    """With so many latencies of 4 µs, in three buckets."""
+    n = sum(counts)
+    latency = Latency(offset=60, bucket_counts=counts, sum_us=(4 * n).to_bytes(2, "big"), min_us=4, max_us=4, count=n)
+    return Delta(duration_ms=10_000, signal=1, events=n, levels=[0, 0, n], latency=latency)
 
 
 @given(raw | raw.map(_lawful))
 @example(Delta(duration_ms=10_000, signal=1, events=1, levels=[1], latency=Latency(bucket_counts=[1], max_us=5)))
 @example(Delta(duration_ms=10_000, signal=1, latency=Latency(offset=2_000, bucket_counts=[0, 0])))
+@example(Delta(duration_ms=10_000, signal=1, events=9, levels=[9], latency=Latency(bucket_counts=[2], count=3)))
+@example(_timed([1, 2, 127]))
+@example(_timed([1, 200]))
 def test_what_is_refused_decoded_is_refused_stored(delta: Delta) -> None:
     data = batch_pb2.Slice(service="cart", deltas=[delta]).SerializeToString()
     try:
@@ -98,3 +112,37 @@ def test_what_is_refused_decoded_is_refused_stored(delta: Delta) -> None:
         ):
             assert (mine is None) == (theirs is None)
             assert mine is None or theirs is None or decode(mine) == decode(theirs)  # type: ignore[operator]
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of a message, by its length."""
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+@pytest.mark.parametrize("said", [3, 7])
+def test_counts_that_are_not_packed_are_those_that_a_reader_sees(said: int) -> None:
+    """As the format allows, and no agent does: either all of them count, or those that are packed beside them alone."""
+    packed = Latency(offset=60, bucket_counts=[1, 2], sum_us=bytes([4 * said]), min_us=4, max_us=4, count=said)
+    latency = packed.SerializeToString() + b"\x18\x01\x18\x03"
+    assert Latency.FromString(latency).bucket_counts[:] == [1, 2, 1, 3]
+    delta = Delta(duration_ms=10_000, signal=1, events=7, levels=[7]).SerializeToString() + _field(9, latency)
+    (window,) = wire.stored_from_bytes(_field(1, b"cart") + _field(4, delta)).windows
+    assert window.latency is not None
+    assert wire.latency_from_bytes(window.latency).count == window.latency_count == said
+
+
+@pytest.mark.parametrize("n_hashes", [0, 1, 15, 16, 128])
+def test_any_number_of_exact_endpoints_is_kept(n_hashes: int) -> None:
+    data = _field(1, b"cart") + _field(4, Delta(duration_ms=10_000, signal=1).SerializeToString())  # without endpoints
+    assert wire.stored_from_bytes(data).windows[0].endpoints is None
+    endpoints = windows_pb2.DistinctCount(hashes=[*range(n_hashes)])
+    delta = Delta(duration_ms=10_000, signal=1, endpoints=endpoints)
+    (window,) = wire.stored_from_bytes(batch_pb2.Slice(service="cart", deltas=[delta]).SerializeToString()).windows
+    assert (window.endpoints or b"") == endpoints.SerializeToString()
+
+
+@pytest.mark.parametrize("endpoints", [b"\x0a", b"\x0a\x07" + bytes(7), b"\x0a\x10" + bytes(8), b"\x0b\x00"])
+def test_endpoints_that_are_cut_or_no_message_are_refused(endpoints: bytes) -> None:
+    delta = Delta(duration_ms=10_000, signal=1).SerializeToString() + _field(10, endpoints)
+    with pytest.raises(WireError):
+        wire.stored_from_bytes(_field(1, b"cart") + _field(4, delta))
