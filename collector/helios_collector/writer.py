@@ -36,6 +36,7 @@ _MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
 _KEEP_EVERY_S: Final = 5.0
+_BEHIND: Final = _MAX_RECORDS  # records that are not in the store yet: another poll is full
 _OTHER: Final = "came before with other content"
 _SETTLED_US: Final = 65 * US_PER_S  # a minute, and what its last window takes to come
 _ROLLED_AT_ONCE: Final = 50  # minutes of services: SQLite's thread writes, too
@@ -80,6 +81,7 @@ class StoreWriter:
         self._retention_us = retention_us
         self._pruned_us = 0
         self._lag = Lag()
+        self._is_behind = False
 
     async def run(self, drain: asyncio.Event) -> None:
         """Writes until `drain` is set and nothing is left to read."""
@@ -104,6 +106,7 @@ class StoreWriter:
                 lag = unwritten + (await until_available(consumer.lag)).records
                 self._telemetry.lag.set(lag)
                 self._lag.saw(lag)
+                self._is_behind = lag >= _BEHIND
         finally:
             if keeping is not None:
                 keeping.cancel()
@@ -121,11 +124,15 @@ class StoreWriter:
             await asyncio.sleep(_KEEP_EVERY_S)
 
     async def _roll_up(self) -> None:
-        """What is old enough to have come from most. Fewer at once when it fails, down to the one that does."""
+        """What is old enough to have come from most. Fewer at once when it fails, down to the one that does.
+
+        While the writer is behind it does a little of it each time: who reads adds up what is not rolled up yet, and
+        what is not written nobody can read.
+        """
         until_us, limit = self._clock.now_us() - _SETTLED_US, _ROLLED_AT_ONCE
         while True:
             try:
-                if not await until_available(partial(self._store.roll_up, until_us, limit)):
+                if not await until_available(partial(self._store.roll_up, until_us, limit)) or self._is_behind:
                     return
             except (ArithmeticError, ValueError):
                 if limit == 1:

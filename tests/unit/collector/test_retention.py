@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from helios_core.batches import BatchId, Slice
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import EventClock
 from helios_core.model import OVERFLOW_SERVICE, Event, Level, MetricSample
-from helios_core.store.base import SliceWrite, Statement
+from helios_core.records import slice_record
+from helios_core.store.base import Outcome, SliceWrite, Statement, Write
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta
 
@@ -99,6 +100,51 @@ async def test_rollups_are_kept_longer_the_longer_they_are(store: SqliteStore) -
         rows = await store.query("rollup_counts_of_service", service="cart", step_s=step_s, from_us=0, to_us=NOW_US)
         counted[step_s] = sum(row["errors"] for row in rows)
     assert counted == {60: 5, 300: 25, 3_600: 35}  # the days that were dropped, and not the five that are marked yet
+
+
+class Busy(SqliteStore):
+    """Has always more to roll up, and after its first write no more time to write, until `go`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writes = self.rolled = 0
+        self.go = asyncio.Event()
+
+    async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
+        self.writes += 1
+        if self.writes > 1:
+            await self.go.wait()
+        return await super().apply(writes)
+
+    async def prune(self, before_us: int) -> None:
+        """Nothing is old."""
+
+    async def roll_up(self, until_us: int, limit: int) -> int:
+        await asyncio.sleep(0)
+        self.rolled += 1
+        return limit
+
+
+@pytest.mark.parametrize(("records", "is_behind"), [(1_100, False), (3_000, True)])
+async def test_a_writer_that_is_behind_writes_first(tmp_path: Path, records: int, is_behind: bool) -> None:
+    store, bus = Busy(tmp_path / "busy.db"), MemoryBus()
+    data = wire.slice_to_proto(Slice("cart", NOW_US)).SerializeToString()
+    await bus.publish([slice_record(BatchId(b"a" * 16, 1, n + 1), "cart", data, "h") for n in range(records)])
+    drain = asyncio.Event()
+    running = asyncio.create_task(StoreWriter(bus, store, clock=EventClock(NOW_US), retention_us=DAY_US).run(drain))
+    try:
+        async with asyncio.timeout(20):
+            while store.writes < 2:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        before = store.rolled
+        await asyncio.sleep(0.2)
+        assert (store.rolled == before) == is_behind
+    finally:
+        drain.set()
+        store.go.set()
+        await running
+        await store.close()
 
 
 async def test_the_writer_rolls_up_while_it_runs(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
