@@ -217,7 +217,7 @@ class Admission:
         self._telemetry = telemetry or Telemetry()
         self._held = 0
         self._breaker = Breaker(now_s)
-        self._gathering = Gathering(self._put)
+        self._gathering = Gathering(self.publish)
         self.rates = Rates(limits, now_s)
         self._telemetry.pending.set_function(lambda: self._held)
         self._telemetry.breaker.set_function(lambda: self._breaker.is_open)
@@ -268,12 +268,14 @@ class Admission:
         """The same for who waits for it."""
         await self._gathering.publish(received_us, events, others)
 
-    async def publish(self, records: Sequence[Record]) -> None:
-        """As `Bus.publish`, together with what others bring; Busy, at once, while the bus is away."""
-        await self._gathering.publish(0, {}, records)
+    async def publish(self, records: Sequence[Record], requests: int = 1) -> None:
+        """As `Bus.publish`; Busy, at once, while the bus is away. Nothing is always published.
 
-    async def _put(self, records: Sequence[Record], requests: int) -> None:
-        """On the bus; that many requests wait for it."""
+        Args:
+            requests: that many wait for it.
+        """
+        if not records:
+            return
         try:
             with self._breaker.trying():
                 await self._bus.publish(records)

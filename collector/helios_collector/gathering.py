@@ -1,6 +1,6 @@
-"""What requests bring on its way to the bus: what arrives within a few milliseconds goes together.
+"""Raw events on their way to the bus: what arrives within a few milliseconds for one service shares a record.
 
-Raw events for one service share a record.
+There is no waiting for more: while a round of records is under way, what comes gathers for the next.
 """
 
 from __future__ import annotations
@@ -8,28 +8,38 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from helios_core import wire
 from helios_core.bus.base import MAX_RECORD_BYTES, Record
 from helios_core.records import joined_events
-from helios_core.rounds import Rounds
 
+_ROUNDS: Final = 2  # under way at a time: one may wait for its last record while the next is sent
 _FRAME_BYTES: Final = 512  # of a record, beside its events: a service's name and a time
 
 
-@dataclass(frozen=True, slots=True)
-class _Brought:
-    """By one request."""
+@dataclass(slots=True)
+class _Round:
+    """What is published together: all of it, or whoever waits is told to send again."""
 
-    received_us: int
-    events: Mapping[str, Sequence[bytes]]
-    others: Sequence[Record]
+    done: asyncio.Future[None]
+    events: defaultdict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    others: list[Record] = field(default_factory=list)
+    received_us: int = 0
+    requests: int = 0
+
+    def records(self) -> list[Record]:
+        made = [
+            joined_events(service, wire.record_of(service, self.received_us, part))
+            for service, events in self.events.items()
+            for part in _parts(events)
+        ]
+        return made + self.others
 
 
 class Gathering:
-    """What all requests pass on their way to the bus.
+    """What raw events of all requests pass on their way to the bus.
 
     Args:
         publish: puts records on the bus, for which that many requests wait.
@@ -37,7 +47,8 @@ class Gathering:
 
     def __init__(self, publish: Callable[[Sequence[Record], int], Awaitable[None]]) -> None:
         self._publish = publish
-        self._rounds = Rounds(self._together)
+        self._next: _Round | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     async def publish(
         self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
@@ -62,22 +73,40 @@ class Gathering:
             events: as `wire.event_field` makes them, by the service that they count under.
             others: what the request brings beside them.
         """
-        return self._rounds.join(_Brought(received_us, events, others))
+        if self._next is None:
+            self._next = _Round(asyncio.get_running_loop().create_future())
+            if len(self._running) < _ROUNDS:  # with everything that this turn of the loop brings
+                asyncio.get_running_loop().call_soon(self._begin)
+        joined = self._next
+        for service, fields in events.items():
+            joined.events[service] += fields
+        joined.others += others
+        joined.received_us = max(joined.received_us, received_us)
+        joined.requests += 1
+        return joined.done
 
-    async def _together(self, brought: Sequence[_Brought]) -> None:
-        by_service: defaultdict[str, list[bytes]] = defaultdict(list)
-        others: list[Record] = []
-        for one in brought:
-            for service, events in one.events.items():
-                by_service[service] += events
-            others += one.others
-        received_us = max(one.received_us for one in brought)
-        made = [
-            joined_events(service, wire.record_of(service, received_us, part))
-            for service, events in by_service.items()
-            for part in _parts(events)
-        ]
-        await self._publish(made + others, len(brought))
+    def _begin(self) -> None:
+        if self._next is not None and len(self._running) < _ROUNDS:
+            begun, self._next = self._next, None
+            task = asyncio.create_task(self._run(begun))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._begin()
+
+    async def _run(self, begun: _Round) -> None:
+        try:
+            await self._publish(begun.records(), begun.requests)
+        except Exception as error:  # noqa: BLE001 -- it is told to all who wait, and handled there
+            begun.done.set_exception(error)
+            begun.done.exception()  # all of them may have gone
+        except BaseException:
+            begun.done.cancel()
+            raise
+        else:
+            begun.done.set_result(None)
 
 
 def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from itertools import chain
-from operator import attrgetter
-from typing import Any, Final, TypeVar
+from functools import lru_cache
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
-from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.partitioner import murmur2
 
 from helios_core.bus.base import MAX_RECORD_BYTES, Record, Topic, check
 from helios_core.bus.kafka.consumer import KafkaConsumer
 from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusUnavailable
-from helios_core.rounds import Rounds
 
 _BATCH_BYTES: Final = 256 * 1024
+_KEYS: Final = 20_000  # twice as many as there are services at most
 _STOP_S: Final = 1.0
 # Errors of what was not sent: nothing is missing in the numbering of what was.
 _NOT_SENT: Final = (KafkaTimeoutError, UnknownTopicOrPartitionError)
 PUBLISH_S: Final = 10.0  # after so long the publisher is told to try again
-_KEYS: Final = 20_000  # twice as many as there are services at most
-_PARTITIONER: Final = DefaultPartitioner()
-_K = TypeVar("_K", Topic, int)
 _log = structlog.get_logger(__name__)
 
 
@@ -52,7 +45,6 @@ class KafkaBus:
         self._producer: AIOKafkaProducer | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._consumers: list[KafkaConsumer] = []
-        self._rounds = {topic: Rounds(partial(self._together, self.topic(topic))) for topic in Topic}
         self._publishing = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,8 +64,7 @@ class KafkaBus:
         self._idle.clear()
         try:
             async with asyncio.timeout(self._publish_s):
-                for done in [self._rounds[topic].join(part) for topic, part in _by(records, attrgetter("topic"))]:
-                    await asyncio.shield(done)
+                await self._publish(records)
         except TimeoutError as error:
             raise BusUnavailable(
                 f"Kafka has not taken {len(records)} records within {self._publish_s:g} s; "
@@ -102,27 +93,22 @@ class KafkaBus:
         while self._consumers:
             await self._consumers.pop().close()
 
-    async def _together(self, name: str, brought: Sequence[Sequence[Record]]) -> None:
-        """Records of one topic, of all who publish there now: a partition has one batch that waits, and one on its way.
-
-        Raises:
-            BusUnavailable: they are not known to be durable.
-        """
-        async with asyncio.timeout(self._publish_s):  # or what nobody waits for any more is kept until it is done
-            producer = await self._started()
-            await self._sent(producer, name, brought)
-
-    async def _sent(self, producer: AIOKafkaProducer, name: str, brought: Iterable[Sequence[Record]]) -> None:
+    async def _publish(self, records: Sequence[Record]) -> None:
+        producer = await self._started()
         sent: list[asyncio.Future[Any]] = []
         try:
-            n_partitions = len(await producer.partitions_for(name))
-            for partition, part in _by(chain.from_iterable(brought), partial(_partition_of, n_partitions)):
-                for batch in _batches(producer, part):
-                    future = await producer.send_batch(batch, name, partition=partition)
-                    future.add_done_callback(_seen)
-                    sent.append(future)
+            for record in records:
+                # Waits while the batch of its partition is full: so memory is bounded by partitions.
+                future = await producer.send(
+                    self.topic(record.topic),
+                    record.value,
+                    key=record.key.encode("utf-8", "surrogatepass"),
+                    headers=[(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()],
+                )
+                future.add_done_callback(_seen)
+                sent.append(future)
             for future in sent:
-                await future
+                await asyncio.shield(future)
         except KafkaError as error:
             if not isinstance(error, _NOT_SENT):
                 # Its numbering may be broken for good. Another begins anew; readers mind no repeats.
@@ -146,6 +132,7 @@ class KafkaBus:
             compression_type=None if self._settings.compression == "none" else self._settings.compression,
             linger_ms=0,  # what comes while a request is under way shares the next one
             max_batch_size=_BATCH_BYTES,
+            partitioner=partition_of,
             max_request_size=2 * MAX_RECORD_BYTES,
             # It knows best what is wrong, and says it before a publisher is told that nothing came.
             request_timeout_ms=round(self._publish_s * 900),
@@ -172,45 +159,15 @@ class KafkaBus:
             task.add_done_callback(self._stopping.discard)
 
 
-def _partition_of(n_partitions: int, record: Record) -> int:
-    return partition_of(record.key, n_partitions)
+def partition_of(key: bytes, partitions: Sequence[int], _: Sequence[int] = ()) -> int:
+    """Where records of a key stand, as Kafka's own clients have it."""
+    return partitions[_hashed(key) % len(partitions)]
 
 
 @lru_cache(maxsize=_KEYS)
-def partition_of(key: str, n_partitions: int) -> int:
-    """Where records of a key stand, as Kafka's own clients have it: to compute it takes as long as to append one."""
-    partitions = [*range(n_partitions)]
-    return int(_PARTITIONER(_encoded(key), partitions, partitions))
-
-
-def _by(records: Iterable[Record], key: Callable[[Record], _K]) -> Iterable[tuple[_K, list[Record]]]:
-    """In the order of their first ones; each in the order that they have."""
-    parts: defaultdict[_K, list[Record]] = defaultdict(list)
-    for record in records:
-        parts[key(record)].append(record)
-    return parts.items()
-
-
-def _batches(producer: AIOKafkaProducer, records: Iterable[Record]) -> Iterator[BatchBuilder]:
-    """Records of one partition as what is sent at once: a future, a lock and a search for each record cost more."""
-    batch = producer.create_batch()
-    for record in records:
-        while not _added(batch, record):
-            batch.close()
-            yield batch
-            batch = producer.create_batch()
-    batch.close()
-    yield batch
-
-
-def _added(batch: BatchBuilder, record: Record) -> bool:
-    """Whether there was room; an empty one has it for any."""
-    headers = [(name, _encoded(text)) for name, text in record.headers.items()]
-    return batch.append(timestamp=None, key=_encoded(record.key), value=record.value, headers=headers) is not None
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _hashed(key: bytes) -> int:
+    """To compute it in Python takes as long as to append a record."""
+    return int(murmur2(key)) & 0x7FFFFFFF
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:
