@@ -14,7 +14,7 @@ from helios_core.sketches.distinct import MAX_EXACT, check_distinct
 from helios_core.sketches.latency import check_buckets, check_sums
 from helios_core.stored import StoredSlice, StoredTemplate, StoredWindow
 from helios_core.windows import WindowDelta
-from helios_core.wire.batches import stored_view
+from helios_core.wire.batches import slice_from_bytes, stored_view
 from helios_core.wire.checks import parsed, signal
 from helios_core.wire.events import event_from_proto, metric_from_proto
 from helios_core.wire.windows import (
@@ -42,6 +42,11 @@ _LATENCY: Final[attrgetter[Any]] = attrgetter(
 def stored_from_bytes(data: bytes) -> StoredSlice:
     """A record of the topic `windows`; WireError when `slice_from_bytes` raises one."""
     message = stored_view(data)
+    message.DiscardUnknownFields()
+    if message.ByteSize() != len(data):
+        # In a form that no agent of this release gives it, such as a sketch in two parts: what is not seen of it might
+        # be what is wrong with it.
+        return stored_slice(slice_from_bytes(data))
     service = message.service
     part = StoredSlice(
         service,
@@ -97,18 +102,14 @@ def _latency(view: views_pb2.LatencyView) -> tuple[int, int, bytes | None]:
     """How many it has counted, their sum in µs, and it; WireError when its parts cannot belong together.
 
     The counts of most buckets are below 128, and so one byte each in the form in which they are sent: to look at these
-    is quicker than to make numbers of them. What is kept of them is what was looked at.
+    is quicker than to make numbers of them.
     """
     zero_count, offset, packed, sum_us, min_us, max_us, said = _LATENCY(view)
+    data = view.SerializeToString()
     counts: Sequence[int] = packed
-    count = zero_count + sum(packed)
-    if said == count and packed.isascii():
-        view.DiscardUnknownFields()  # among them counts that are not packed
-        data = view.SerializeToString()
-    else:  # counts of several bytes, or in a form of another sender, or wrong ones
-        data = view.SerializeToString()
+    if not packed.isascii():
         counts = parsed(windows_pb2.LatencyHistogram, data, "a latency histogram").bucket_counts[:]
-        count = zero_count + sum(counts)
+    count = zero_count + sum(counts)
     if said not in (0, count):
         raise WireError(f"a latency histogram of {count} that says {said}")
     total_us = int.from_bytes(sum_us, "big")

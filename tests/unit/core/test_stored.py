@@ -116,19 +116,36 @@ def test_what_is_refused_decoded_is_refused_stored(delta: Delta) -> None:
 
 def _field(number: int, data: bytes) -> bytes:
     """A field of a message, by its length."""
-    return bytes([number << 3 | 2, len(data)]) + data
+    n_bytes = len(data)
+    length = bytes([n_bytes]) if n_bytes < 128 else bytes([n_bytes & 127 | 128, n_bytes >> 7])
+    return bytes([number << 3 | 2]) + length + data
 
 
-@pytest.mark.parametrize("said", [3, 7])
-def test_counts_that_are_not_packed_are_those_that_a_reader_sees(said: int) -> None:
-    """As the format allows, and no agent does: either all of them count, or those that are packed beside them alone."""
-    packed = Latency(offset=60, bucket_counts=[1, 2], sum_us=bytes([4 * said]), min_us=4, max_us=4, count=said)
-    latency = packed.SerializeToString() + b"\x18\x01\x18\x03"
-    assert Latency.FromString(latency).bucket_counts[:] == [1, 2, 1, 3]
-    delta = Delta(duration_ms=10_000, signal=1, events=7, levels=[7]).SerializeToString() + _field(9, latency)
-    (window,) = wire.stored_from_bytes(_field(1, b"cart") + _field(4, delta)).windows
-    assert window.latency is not None
-    assert wire.latency_from_bytes(window.latency).count == window.latency_count == said
+PACKED = Latency(offset=60, bucket_counts=[1, 2], sum_us=b"\x0c", min_us=4, max_us=4, count=3).SerializeToString()
+FORMS = {
+    "one count that is not packed": _field(9, PACKED + b"\x18\x01"),
+    "two packed parts": _field(9, PACKED + b"\x1a\x02\x01\x03"),
+    "two parts that say how many they are": _field(9, PACKED + b"\x1a\x02\x01\x03\x22\x01\x1c\x40\x07"),
+    "twice": _field(9, PACKED) * 2,
+    "twice, and how many that is": _field(9, PACKED) + _field(9, PACKED + b"\x22\x01\x18\x40\x06"),
+    "endpoints twice": _field(10, b"\x0a\x08" + bytes(8)) + _field(10, b"\x0a\x08" + bytes([1] * 8)),
+    "endpoints of both kinds": _field(10, b"\x0a\x08" + bytes(8)) + _field(10, b"\x12\x80\x10" + bytes(2_048)),
+    "of a later release": b"\xfa\x3e\x03new",
+    "a latency of a later release": _field(9, PACKED + b"\xfa\x3e\x03new"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_of_another_sender_is_taken_as_a_reader_takes_it(form: str) -> None:
+    delta = Delta(duration_ms=10_000, signal=1, events=7, levels=[7]).SerializeToString() + FORMS[form]
+    sent = _field(1, b"cart") + _field(4, delta)
+    try:
+        expected = wire.stored_slice(wire.slice_from_bytes(sent))
+    except WireError:
+        with pytest.raises(WireError):
+            wire.stored_from_bytes(sent)
+    else:
+        assert wire.stored_from_bytes(sent) == expected
 
 
 @pytest.mark.parametrize("n_hashes", [0, 1, 15, 16, 128])
