@@ -114,7 +114,7 @@ def _latency(view: views_pb2.LatencyView) -> tuple[int, int, bytes | None]:
         raise WireError(f"a latency histogram of {count} that says {said}")
     total_us = int.from_bytes(sum_us, "big")
     try:
-        check_buckets(offset, len(counts))
+        check_buckets(offset if counts else 0, len(counts))
         check_sums(count, sum_us=total_us, min_us=min_us, max_us=max_us)
     except ValueError as error:
         raise WireError(str(error)) from error

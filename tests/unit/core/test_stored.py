@@ -89,6 +89,9 @@ def _timed(counts: list[int]) -> Delta:
 @example(Delta(duration_ms=10_000, signal=1, events=1, levels=[1], latency=Latency(bucket_counts=[1], max_us=5)))
 @example(Delta(duration_ms=10_000, signal=1, latency=Latency(offset=2_000, bucket_counts=[0, 0])))
 @example(Delta(duration_ms=10_000, signal=1, events=9, levels=[9], latency=Latency(bucket_counts=[2], count=3)))
+@example(
+    Delta(duration_ms=10_000, signal=1, events=1, levels=[1], latency=Latency(offset=2_000, zero_count=1, count=1))
+)
 @example(_timed([1, 2, 127]))
 @example(_timed([1, 200]))
 def test_what_is_refused_decoded_is_refused_stored(delta: Delta) -> None:
