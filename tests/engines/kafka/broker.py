@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -126,7 +125,7 @@ class Brokers:
     def _signal(self, node: int, number: signal.Signals) -> None:
         process = self._processes[node]
         if process is not None:
-            os.kill(process.pid, number)
+            process.send_signal(number)  # none to one that has ended by itself
 
     def _end(self, node: int, number: signal.Signals) -> None:
         process, self._processes[node] = self._processes[node], None
