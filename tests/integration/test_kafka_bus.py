@@ -90,6 +90,14 @@ def member_of(settings: KafkaSettings) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
+def joined(settings: KafkaSettings) -> subprocess.Popen[str]:
+    """One that is a member already."""
+    process = member_of(settings)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "joined\n"
+    return process
+
+
 def commits_of(received: Sequence[Received]) -> dict[Partition, Commit]:
     return {one.partition: Commit(one.offset + 1) for one in received}
 
@@ -578,6 +586,34 @@ async def test_a_member_that_keeps_its_partitions_is_given_nothing_twice(bus: Ka
     assert first.twice() == []
     assert first.skipped() == []
     await alone.close()
+
+
+async def test_who_asks_for_the_lag_passes_over_nothing(bus: KafkaBus, settings: KafkaSettings) -> None:
+    """As the store writer does after each write, with more at hand than it was given, while the group waits for one."""
+    published: set[str] = set()
+    for turn in range(10):
+        published |= await numbered(bus, turn)
+    first = await bus.subscribe("g", [Topic.WINDOWS])
+    slow = await asyncio.to_thread(joined, settings)
+    found: list[Received] = []
+    try:
+        while not found:  # all partitions that it has wait with more
+            found += await first.poll(max_records=1, timeout_s=0.5)
+        slow.send_signal(signal.SIGSTOP)
+        coming = asyncio.create_task(bus.subscribe("g", [Topic.WINDOWS]))
+        began_s = time.monotonic()
+        while (now_s := time.monotonic()) < began_s + 7:
+            if now_s > began_s + 5:
+                slow.send_signal(signal.SIGCONT)
+            await eventually(first.lag)
+    finally:
+        slow.kill()
+        slow.wait()
+        slow.stdout.close()  # type: ignore[union-attr]
+    await (await coming).close()
+    member = Member(first, commits=False)
+    await until(lambda: {*values(found), *values(member.found)} == published)
+    await member.end()
 
 
 async def test_a_rewound_member_goes_on_at_its_own_place(bus: KafkaBus) -> None:

@@ -208,12 +208,22 @@ class KafkaConsumer:
             if partition in self._waiting:
                 self._waiting[partition].extend(records)
                 self._came_ms[partition] = self._answered_ms(partition)
+            else:  # whoever is given it reads them again
+                with suppress(IllegalStateError):
+                    self._client.seek(partition, records[0].offset)
 
     async def _look(self, partitions: Collection[TopicPartition]) -> None:
-        """Where those of which nothing waits go on: also after offsets that are no records, or no more."""
+        """Where those of which nothing waits go on: also after offsets that are no records, or no more.
+
+        Of those that are given out anew nothing is learnt: the client is past what waited here and nobody was given.
+        """
         for partition in partitions:
-            if not self._waiting.get(partition):
-                self._next[partition] = await self._client.position(partition)
+            waiting = self._waiting.get(partition)
+            if waiting is None or waiting:
+                continue
+            position = await self._client.position(partition)
+            if self._waiting.get(partition) is waiting:
+                self._next[partition] = position
 
     def _held_back(self) -> list[TopicPartition]:
         """Partitions that may have something older than what waits of the others, none of which is here."""
