@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,10 @@ class Disk:
 
     def free(self) -> None:
         (self.folder / "ballast").unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """A copy beside the folder, of a part that has ended."""
+        shutil.copytree(self.folder, self.folder.with_name(f"{self.folder.name}-kept"), symlinks=True)
 
     def close(self) -> None:
         """After everything that uses it has ended."""

@@ -38,6 +38,7 @@ class Estate:
         links: relays between them.
         disks: of those that have one of their own.
         dsn: of the database, past its link.
+        is_evidence: copies of the disks are left beside them.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Estate:
     disks: dict[str, Disk] = field(default_factory=dict)
     broker_down: asyncio.Lock = field(default_factory=asyncio.Lock)
     database_down: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_evidence: bool = False
 
     def log_of(self, agent: int, service: str) -> Path:
         return self.folder / f"logs-{agent}" / f"{service}.log"
@@ -110,6 +112,10 @@ async def running(folder: Path) -> AsyncIterator[Estate]:
         for link in estate.links.values():
             await link.close()
         brokers.stop()
+        if estate.is_evidence:
+            server.kill()
+            for disk in disks.values():
+                disk.keep()
         server.stop()
         for disk in disks.values():
             disk.close()

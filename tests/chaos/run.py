@@ -116,7 +116,7 @@ async def _judge(plan: Plan, estate: Estate, load: Load, account: Account) -> No
     _say("peace: waiting until all is stored")
     numbers = account.numbers
     numbers["settled after"] = f"{await verdict.settled(estate.dsn, sent):.0f} s"
-    account.wrong += await verdict.of_store(estate.dsn, sent)
+    account.wrong += await verdict.of_store(estate.dsn, estate.brokers.bootstrap, sent)
     if plan.rollups:
         account.wrong += await verdict.of_rollups(estate.dsn, sent)
     said = await verdict.alerts_of(estate.brokers.bootstrap)
@@ -136,6 +136,7 @@ async def _judge(plan: Plan, estate: Estate, load: Load, account: Account) -> No
     for name, code in zip(estate.parts, codes, strict=True):
         if code != 0:
             account.wrong.append(f"{name} ended with {code} when it was told to stop")
+    estate.is_evidence = bool(account.wrong)
 
 
 def _say(text: str) -> None:

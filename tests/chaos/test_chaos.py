@@ -33,6 +33,6 @@ async def test_a_dozen_faults_lose_nothing_and_double_nothing(folder: Path) -> N
         pytest.fail("no PostgreSQL: apt-get install postgresql")
     account = await run(Plan(count=12, seed=20, gap_s=3, rollups=False), folder)
     if account.wrong:
-        shutil.copytree(folder, f"{folder}-failed", ignore=shutil.ignore_patterns("disk-*"))
+        shutil.copytree(folder, f"{folder}-failed")
     assert not account.wrong, "\n".join([*account.lines(), f"logs: {folder}-failed"])
     assert account.numbers["events sent by id"] > 1_000

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import asyncpg
 
+from helios_core import wire
 from helios_core.alerts import Alert, AlertState
-from helios_core.bus.base import Topic
+from helios_core.bus.base import Received, Topic
 from helios_core.bus.kafka.bus import KafkaBus
 from helios_core.bus.kafka.settings import KafkaSettings
 from tests.chaos.load import Sent
@@ -42,7 +43,7 @@ async def settled(dsn: str, sent: Sent) -> float:
     return took_s
 
 
-async def of_store(dsn: str, sent: Sent) -> list[str]:
+async def of_store(dsn: str, bootstrap: str, sent: Sent) -> list[str]:
     """What is missing, there twice, or wrong; nothing when all is well."""
     store = await asyncpg.connect(dsn)
     try:
@@ -50,8 +51,10 @@ async def of_store(dsn: str, sent: Sent) -> list[str]:
             "SELECT attributes->>'n' AS n, count(*) AS times FROM events WHERE attributes ? 'n' GROUP BY 1"
         )
         stored = {row["n"]: row["times"] for row in rows}
+        missing = sent.ids - stored.keys()
         faults = [
-            *_some("ids sent and not stored", sent.ids - stored.keys()),
+            *_some("ids sent and not stored", missing),
+            *(await _whereabouts(bootstrap, missing) if missing else []),
             *_some("ids stored and never sent", stored.keys() - sent.ids),
             *_some("ids stored more than once", (n for n, times in stored.items() if times > 1)),
         ]
@@ -90,12 +93,30 @@ async def of_rollups(dsn: str, sent: Sent) -> list[str]:
 
 async def alerts_of(bootstrap: str) -> list[Alert]:
     """Everything that was ever said on the topic of alerts, in its order."""
+    return [Alert.from_bytes(record.value) for record in await _all_of(bootstrap, Topic.ANOMALY_ALERTS)]
+
+
+async def _whereabouts(bootstrap: str, missing: Collection[str]) -> list[str]:
+    """Of what is in no table: whether it came onto the bus, which tells whose fault it is, and where."""
+    on_bus = {
+        event.attributes.get("n"): f"{record.partition.number}/{record.offset}"
+        for record in await _all_of(bootstrap, Topic.EVENTS)
+        for event in wire.record_from_bytes(record.value).events
+    }
+    places = sorted({on_bus[n] for n in missing if n in on_bus})
+    return [
+        *_some("of these never came onto the bus", (n for n in missing if n not in on_bus)),
+        *_some("records of the bus have the others", places),
+    ]
+
+
+async def _all_of(bootstrap: str, topic: Topic) -> list[Received]:
     bus = KafkaBus(KafkaSettings(bootstrap))
     try:
-        consumer = await bus.subscribe(f"chaos-{time.time_ns()}", (Topic.ANOMALY_ALERTS,))
-        found: list[Alert] = []
+        consumer = await bus.subscribe(f"chaos-{time.time_ns()}", (topic,))
+        found: list[Received] = []
         while received := await consumer.poll(max_records=1_000, timeout_s=3 if not found else 1):
-            found += [Alert.from_bytes(record.value) for record in received]
+            found += received
         await consumer.close()
         return found
     finally:
