@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from helios_core.bus.base import Bus
 from helios_core.bus.embedded import EmbeddedBus
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.datadir import DataDir
-from helios_core.errors import BusError, ConfigError, MissingExtra
+from helios_core.errors import BusError, ConfigError, MissingExtra, StoreUnreachable
+from helios_core.retry import until_reached
 from helios_core.store.base import Outcome, Row, Statement, Store, Write
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.store.sqlite import SqliteStore
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,7 @@ async def opened(
     *,
     stores: bool = True,
     shared: bool = False,
+    stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Engines]:
     """The engines of a data directory, closed when the context ends.
 
@@ -67,6 +75,8 @@ async def opened(
         postgres: the store, instead of SQLite in the directory.
         stores: without it there is no store.
         shared: whoever has started this process holds the lock of the directory.
+        stop: with it engines may be away: Kafka is waited for until it is set, and PostgreSQL is found by whoever
+            uses the store. Who answers and refuses is an error all the same.
 
     Raises:
         DataDirError: the directory cannot be written, or belongs to a running instance.
@@ -77,30 +87,39 @@ async def opened(
     async with AsyncExitStack() as held:
         if not shared:
             held.callback(DataDir(data_dir).close)
-        bus = EmbeddedBus(data_dir / "bus.db") if kafka is None else await _kafka(kafka)
+        bus = EmbeddedBus(data_dir / "bus.db") if kafka is None else await _kafka(kafka, stop)
         held.push_async_callback(bus.close)
         store: Store = NoStore()
         if stores:
-            store = SqliteStore(data_dir / "store.db") if postgres is None else await _postgres(postgres)
+            store = SqliteStore(data_dir / "store.db") if postgres is None else await _postgres(postgres, stop)
         held.push_async_callback(store.close)
         yield Engines(bus, store)
 
 
-async def _kafka(settings: KafkaSettings) -> Bus:
+async def _kafka(settings: KafkaSettings, stop: asyncio.Event | None) -> Bus:
     try:
         from helios_core.bus.kafka.bus import KafkaBus
         from helios_core.bus.kafka.topics import check
     except ImportError as error:
         raise MissingExtra("aiokafka", "kafka") from error
-    faults = [f"{state.name}: {state.faults[0]}" for state in await check(settings) if state.faults]
+    looked = partial(check, settings)
+    states = await (looked() if stop is None else until_reached(looked, stop))
+    faults = [f"{state.name}: {state.faults[0]}" for state in states if state.faults]
     if faults:
         raise BusError(f"the topics are not as they must be: {'; '.join(faults)}")
     return KafkaBus(settings)
 
 
-async def _postgres(settings: PostgresSettings) -> Store:
+async def _postgres(settings: PostgresSettings, stop: asyncio.Event | None) -> Store:
     try:
         from helios_core.store.postgres.store import PostgresStore
     except ImportError as error:
         raise MissingExtra("asyncpg", "timescale") from error
-    return await PostgresStore.open(settings)
+    store = PostgresStore(settings)
+    try:
+        await store.connect()
+    except StoreUnreachable as error:
+        if stop is None:
+            raise
+        _log.warning("started_without_store", error=str(error))
+    return store

@@ -6,10 +6,12 @@ HeliosError
 ├── InputError         bytes that are not what they should be; good input beside them goes on
 │   └── WireError      a message of the contract that cannot be decoded or breaks its limits
 ├── BusError           the bus
-│   ├── BusUnavailable     retryable: not reachable, busy, or full
+│   ├── BusUnavailable     retryable: busy, full, or in need of a person
+│   │   └── BusUnreachable     nobody answers: a start waits for it
 │   └── BusRejected        this record can never be published as it is
 ├── StoreError         the store
-│   ├── StoreUnavailable   retryable: not reachable, locked, or full
+│   ├── StoreUnavailable   retryable: locked, full, or in need of a person
+│   │   └── StoreUnreachable   nobody answers: a start goes on without it
 │   └── StoreMismatch      its schema is older or newer than the code
 └── DataDirError       the data directory: not writable, or belongs to a running instance
 """
@@ -57,6 +59,10 @@ class BusUnavailable(BusError):
     retryable = True
 
 
+class BusUnreachable(BusUnavailable):
+    """Nobody answers where the bus should be; who answers and refuses is another matter."""
+
+
 class BusRejected(BusError):
     """The bus can never take this record as it is."""
 
@@ -66,9 +72,13 @@ class StoreError(HeliosError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached now."""
+    """The store cannot take or give rows now."""
 
     retryable = True
+
+
+class StoreUnreachable(StoreUnavailable):
+    """Nobody answers where the store should be, or not yet; who answers and refuses is another matter."""
 
 
 class StoreMismatch(StoreError):

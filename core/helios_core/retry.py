@@ -1,4 +1,4 @@
-"""Trying again what may work later: for consumers, which commit nothing before it has worked."""
+"""Trying again what may work later: for consumers, which commit nothing before it has worked, and for a start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from helios_core.errors import BusUnavailable, StoreUnavailable
+from helios_core.errors import BusUnavailable, BusUnreachable, StoreUnavailable
 
 _T = TypeVar("_T")
 _PAUSE_S: Final = 1.0
@@ -23,3 +23,30 @@ async def until_available(call: Callable[[], Awaitable[_T]]) -> _T:
         except (BusUnavailable, StoreUnavailable) as error:
             _log.warning("waiting", error=str(error), pause_s=_PAUSE_S)
             await asyncio.sleep(_PAUSE_S)
+
+
+async def until_reached(call: Callable[[], Awaitable[_T]], stop: asyncio.Event) -> _T:
+    """Calls until somebody answers; every error that says more than that nobody does is raised.
+
+    Raises:
+        BusUnreachable: nobody has answered until `stop` was set.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    calling: asyncio.Task[_T] | None = None
+    try:
+        error = BusUnreachable("stopped before anybody had answered")
+        while not stop.is_set():
+            calling = asyncio.ensure_future(call())
+            await asyncio.wait([calling, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                break
+            try:
+                return calling.result()
+            except BusUnreachable as found:
+                error = found
+                _log.warning("waiting", error=str(error), pause_s=_PAUSE_S)
+            await asyncio.wait([stopping], timeout=_PAUSE_S)
+        raise error
+    finally:
+        for task in filter(None, (stopping, calling)):
+            task.cancel()

@@ -70,7 +70,7 @@ async def up(
         settings = msgspec.structs.replace(settings, otlp_http="")
     stop = asyncio.Event()
     with stopping_on_signals(stop):
-        async with process(settings, watch=watch, worker=worker) as (context, http):
+        async with process(settings, watch=watch, worker=worker, stop=stop) as (context, http):
             telling = asyncio.create_task(_tell(context, http, ready, listens="collector" in names))
             try:
                 results = await flow.run(found, context, stop=stop)
@@ -81,9 +81,14 @@ async def up(
 
 @asynccontextmanager
 async def process(
-    settings: Settings, *, watch: Sequence[str] = (), worker: Worker | None = None
+    settings: Settings, *, watch: Sequence[str] = (), worker: Worker | None = None, stop: asyncio.Event | None = None
 ) -> AsyncIterator[tuple[Context, str]]:
-    """The context of live services, with everything opened and HTTP served at the address that it yields beside it."""
+    """The context of live services, with everything opened and HTTP served at the address that it yields beside it.
+
+    Args:
+        worker: which of several processes this is.
+        stop: with it engines may be away when it starts, see `engines.opened`.
+    """
     keys = settings.keys()  # what is not safe is said before anything is opened
     certificate = Certificate(settings.tls) if settings.tls is not None else None
     if certificate is not None and watch:
@@ -93,7 +98,7 @@ async def process(
     stores = "store" in settings.roles
     shared = worker is not None
     async with (
-        opened(settings.folder, settings.kafka, settings.postgres, stores=stores, shared=shared) as engines,
+        opened(settings.folder, settings.kafka, settings.postgres, stores=stores, shared=shared, stop=stop) as engines,
         AsyncExitStack() as listening,
     ):
         context = Context(

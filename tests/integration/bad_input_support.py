@@ -167,6 +167,29 @@ def sentence(folder: Path, command: list[str], *words: str | Path, within_s: flo
     return said[0]
 
 
+def warned(folder: Path, command: list[str], *words: str | Path, of: str, within_s: float = 60) -> None:
+    """A command that starts while an engine is away: it says so in a warning, and goes on until it is told to stop."""
+    log = folder / "warned.err"
+    with log.open("wb") as err:
+        process = subprocess.Popen(
+            [*command, *map(str, words)], stdout=subprocess.DEVNULL, stderr=err, env=ENVIRONMENT, cwd=folder
+        )
+    try:
+        deadline_s = time.monotonic() + within_s
+        while of not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.05)
+        assert "[warning" in next(line for line in log.read_text().splitlines() if of in line)
+        process.send_signal(signal.SIGTERM)
+        process.wait(45)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    assert SECRET not in log.read_text()
+
+
 class Memory(threading.Thread):
     """The most resident memory that a process has while the context is open, beyond what it had, in bytes."""
 

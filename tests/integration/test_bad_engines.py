@@ -1,4 +1,4 @@
-"""Kafka and PostgreSQL that do not fit, do not answer or take nothing: one sentence at the start, else a wait."""
+"""Kafka and PostgreSQL that do not fit, do not answer or take nothing: one sentence for what waiting does not mend."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from tests.integration.bad_input_support import (
     sentence,
     silent,
     stopped,
+    warned,
     web_server,
 )
 from tests.integration.kafka_support import admin_of, eventually, prefixed
@@ -232,44 +233,86 @@ def test_a_schema_that_breaks_while_it_runs_ends_it_with_one_sentence(tmp_path: 
 # ---- those who accept and never answer
 
 
-@pytest.mark.parametrize("name", ["up", "collector", "db status", "db check", "db migrate"])
+@pytest.mark.parametrize("name", ["up", "collector"])
 def test_a_database_that_never_answers_at_the_start(tmp_path: Path, name: str) -> None:
     with silent() as port:
+        given = words(tmp_path, name, postgres={"dsn": f"postgresql://helios:{SECRET}@127.0.0.1:{port}/helios"})
+        warned(tmp_path, RUN[name], *given, of="it does not answer in time")
+
+
+@pytest.mark.parametrize("name", ["db status", "db check", "db migrate"])
+def test_a_database_that_never_answers_a_command(tmp_path: Path, name: str) -> None:
+    with silent() as port:
         address = f"postgresql://helios:{SECRET}@127.0.0.1:{port}/helios"
-        if name in RUN:
-            said = sentence(tmp_path, RUN[name], *words(tmp_path, name, postgres={"dsn": address}), within_s=30)
-        else:
-            said = sentence(tmp_path, COMMAND, *name.split(), "--dsn", address, within_s=30)
-    assert "it does not answer in time" in said
+        assert "it does not answer in time" in sentence(tmp_path, COMMAND, *name.split(), "--dsn", address, within_s=30)
 
 
-@pytest.mark.parametrize("name", ["up", "collector", "topics check", "topics apply"])
+@pytest.mark.parametrize("name", ["up", "collector"])
 def test_a_broker_that_never_answers_at_the_start(tmp_path: Path, name: str) -> None:
     with silent() as port:
-        address = f"127.0.0.1:{port}"
-        if name in RUN:
-            said = sentence(tmp_path, RUN[name], *words(tmp_path, name, kafka={"bootstrap": address}), within_s=90)
-        else:
-            said = sentence(tmp_path, COMMAND, *name.split(), "--bootstrap", address, within_s=90)
+        given = words(tmp_path, name, kafka={"bootstrap": f"127.0.0.1:{port}"})
+        warned(tmp_path, RUN[name], *given, of="see whether the brokers of kafka.bootstrap are up", within_s=90)
+
+
+@pytest.mark.parametrize("name", ["topics check", "topics apply"])
+def test_a_broker_that_never_answers_a_command(tmp_path: Path, name: str) -> None:
+    with silent() as port:
+        said = sentence(tmp_path, COMMAND, *name.split(), "--bootstrap", f"127.0.0.1:{port}", within_s=90)
     assert "see whether the brokers of kafka.bootstrap are up" in said
 
 
 def test_a_frozen_broker_at_the_start(tmp_path: Path, broker: Brokers, kafka_settings: KafkaSettings) -> None:
+    """It is waited for, and what comes then is taken."""
     kafka = {"bootstrap": kafka_settings.bootstrap, "prefix": kafka_settings.prefix}
-    broker.freeze()
-    try:
-        said = sentence(tmp_path, RUN["up"], *words(tmp_path, "up", kafka=kafka), within_s=90)
-    finally:
-        broker.thaw()
-    assert "see whether the brokers of kafka.bootstrap are up" in said
+    with instance(tmp_path, kafka=kafka) as running:
+        broker.freeze()
+        try:
+            running.spawn()
+            until(lambda: "see whether the brokers of kafka.bootstrap are up" in running.complained, 90)
+            assert not one_more(running)
+        finally:
+            broker.thaw()
+        until(lambda: one_more(running), 90, lambda: running.complained)
+        assert running.end(signal.SIGTERM, timeout_s=60) == 0, running.complained
+
+
+def test_a_start_that_waits_for_kafka_can_be_stopped(tmp_path: Path) -> None:
+    with silent() as port, instance(tmp_path, kafka={"bootstrap": f"127.0.0.1:{port}"}) as running:
+        running.spawn()
+        time.sleep(5)  # it is in the midst of asking
+        assert running.end(signal.SIGTERM, timeout_s=5) == 1
+        assert running.complained.splitlines()[-1] == "helios: stopped before anybody had answered"
 
 
 def test_a_frozen_database_at_the_start(tmp_path: Path, server: OwnServer, dsn: str) -> None:
-    with stopped(server.pids):
-        for command in (("db", "status"), ("db", "migrate")):
-            assert "does not answer in time" in sentence(tmp_path, COMMAND, *command, "--dsn", dsn, within_s=30)
-        given = words(tmp_path, "up", postgres={"dsn": dsn})
-        assert "does not answer in time" in sentence(tmp_path, RUN["up"], *given, within_s=30)
+    """Commands give up; what runs takes what comes in, and stores it when the database is back."""
+    with instance(tmp_path, postgres={"dsn": dsn}) as running:
+        with stopped(server.pids):
+            for command in (("db", "status"), ("db", "migrate")):
+                assert "does not answer in time" in sentence(tmp_path, COMMAND, *command, "--dsn", dsn, within_s=30)
+            running.start()
+            assert "started_without_store" in running.complained
+            with posting(running) as sender:
+                until(lambda: len(sender.accepted) > 20, 30)
+                asked = httpx.get(f"http://{running.http}/api/v1/services", timeout=30)
+                assert asked.status_code == 503, asked.text
+        check_stored(dsn, sender)
+        assert running.get("/api/v1/services").status_code == 200
+
+
+def test_a_schema_that_is_not_there_when_the_database_is_back(tmp_path: Path, server: OwnServer) -> None:
+    """What would have ended the start is waited for: what came in meanwhile is on the bus."""
+    ask(server.dsn(), "CREATE DATABASE without_schema")
+    dsn = server.dsn("without_schema")
+    with instance(tmp_path, postgres={"dsn": dsn}) as running:
+        with stopped(server.pids):
+            running.start()
+            assert one_more(running)
+        until(lambda: "`helios db migrate` brings it up to date" in running.complained, 30)
+        assert one_more(running)
+        asyncio.run(migrate(PostgresSettings(dsn)))
+        until(lambda: ask(dsn, "SELECT count(*) FROM events WHERE service = 'probe'") == 2, 30)
+        assert running.end(signal.SIGTERM, timeout_s=60) == 0, running.complained
 
 
 class FallingSilent(threading.Thread):
@@ -564,12 +607,13 @@ def test_no_kafka_is_there(tmp_path: Path, server: OwnServer, name: str) -> None
     """A web server, a database, nobody at all, and a host that there is not."""
     with web_server() as web:
         for address in (f"127.0.0.1:{web}", f"127.0.0.1:{server.port}", "127.0.0.1:1", "no-such-host.invalid:9092"):
+            advice = "see whether the brokers of kafka.bootstrap are up"
             if name in RUN:
                 given = words(tmp_path, name, kafka={"bootstrap": address})
-                said = sentence(tmp_path, RUN[name], *given, within_s=90)
+                warned(tmp_path, RUN[name], *given, of=advice, within_s=90)
             else:
                 said = sentence(tmp_path, COMMAND, *name.split(), "--bootstrap", address, within_s=90)
-            assert "see whether the brokers of kafka.bootstrap are up" in said, (address, said)
+                assert advice in said, (address, said)
 
 
 @pytest.mark.parametrize("name", ["up", "db status"])
@@ -579,10 +623,11 @@ def test_no_postgresql_is_there(tmp_path: Path, broker: Brokers, name: str) -> N
         for address in (f"127.0.0.1:{web}", broker.bootstrap, "127.0.0.1:1", "no-such-host.invalid:5432"):
             dsn = f"postgresql://helios:{SECRET}@{address}/helios"
             if name in RUN:
-                said = sentence(tmp_path, RUN[name], *words(tmp_path, name, postgres={"dsn": dsn}), within_s=60)
+                given = words(tmp_path, name, postgres={"dsn": dsn})
+                warned(tmp_path, RUN[name], *given, of="PostgreSQL cannot be used", within_s=60)
             else:
                 said = sentence(tmp_path, COMMAND, *name.split(), "--dsn", dsn, within_s=60)
-            assert "postgres.dsn" in said or "does not answer in time" in said, (address, said)
+                assert "postgres.dsn" in said or "does not answer in time" in said, (address, said)
 
 
 def test_a_password_or_database_that_is_wrong_is_one_sentence(tmp_path: Path, server: OwnServer, dsn: str) -> None:

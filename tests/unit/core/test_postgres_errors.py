@@ -7,7 +7,7 @@ import ssl
 import asyncpg
 import pytest
 
-from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable
+from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable, StoreUnreachable
 from helios_core.store.postgres.errors import RAISED, connecting, translated
 
 # asyncpg has two of that name: the server's, and its own for what it cannot encode.
@@ -17,21 +17,21 @@ NOT_ENCODED = next(kind for kind in asyncpg.InterfaceError.__subclasses__() if k
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
-        (asyncpg.ConnectionDoesNotExistError("closed"), StoreUnavailable, "PostgreSQL cannot be used: closed"),
+        (asyncpg.ConnectionDoesNotExistError("closed"), StoreUnreachable, "PostgreSQL cannot be used: closed"),
         (asyncpg.InterfaceError("pool is closing"), StoreUnavailable, "pool is closing"),
-        (asyncpg.InternalClientError("cannot switch to state 15"), StoreUnavailable, "state 15"),
-        (asyncpg.CannotConnectNowError("starting up"), StoreUnavailable, "starting up"),
+        (asyncpg.InternalClientError("cannot switch to state 15"), StoreUnreachable, "state 15"),
+        (asyncpg.CannotConnectNowError("starting up"), StoreUnreachable, "starting up"),
         (asyncpg.DeadlockDetectedError("deadlock"), StoreUnavailable, "deadlock"),
         (asyncpg.UniqueViolationError("duplicate key"), StoreUnavailable, "duplicate key"),
         (asyncpg.CheckViolationError("no partition"), StoreUnavailable, "no partition"),
         (asyncpg.DiskFullError("no space"), StoreUnavailable, "; the database's disk is full"),
-        (asyncpg.TooManyConnectionsError("too many"), StoreUnavailable, "lower postgres.connections"),
+        (asyncpg.TooManyConnectionsError("too many"), StoreUnreachable, "lower postgres.connections"),
         (asyncpg.OutOfMemoryError("out of shared memory"), StoreUnavailable, "max_locks_per_transaction"),
         (asyncpg.QueryCanceledError("timeout"), StoreUnavailable, "; it does not answer in time"),
         (asyncpg.InvalidPasswordError("failed"), StoreUnavailable, "see user and password of postgres.dsn"),
         (asyncpg.ReadOnlySQLTransactionError("no"), StoreUnavailable, "is it a standby"),
-        (TimeoutError(), StoreUnavailable, "TimeoutError; it does not answer in time"),
-        (ConnectionRefusedError(111, "refused"), StoreUnavailable, "see whether the server of postgres.dsn is up"),
+        (TimeoutError(), StoreUnreachable, "TimeoutError; it does not answer in time"),
+        (ConnectionRefusedError(111, "refused"), StoreUnreachable, "see whether the server of postgres.dsn is up"),
         # These two are ValueErrors of connecting: what is to be stored has no part in them.
         (ssl.SSLCertVerificationError("expired"), StoreUnavailable, "expired"),
         (asyncpg.ClientConfigurationError("no such file"), StoreUnavailable, "no such file"),

@@ -6,11 +6,19 @@ from typing import Final
 
 from aiokafka import errors
 
-from helios_core.errors import BusError, BusRejected, BusUnavailable
+from helios_core.errors import BusError, BusRejected, BusUnavailable, BusUnreachable
 
 # What can never be published as it is. All else may be tried again, at worst after a person has acted:
 # a record that was accepted from a client is never given up because of the cluster's state.
 _REJECTED: Final = (errors.MessageSizeTooLargeError, errors.RecordTooLargeError, errors.RecordListTooLargeError)
+# Nobody answers.
+_UNREACHABLE: Final = (
+    errors.KafkaConnectionError,
+    errors.KafkaTimeoutError,
+    errors.NoBrokersAvailable,
+    errors.NodeNotReadyError,
+    errors.RequestTimedOutError,
+)
 # What a person can do, by error; the most particular first.
 _ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
     (
@@ -42,16 +50,7 @@ _ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
         (errors.UnsupportedVersionError, errors.UnrecognizedBrokerVersion, errors.IncompatibleBrokerVersion),
         "the brokers are too old: Kafka 2.1 or newer",
     ),
-    (
-        (
-            errors.KafkaConnectionError,
-            errors.KafkaTimeoutError,
-            errors.NoBrokersAvailable,
-            errors.NodeNotReadyError,
-            errors.RequestTimedOutError,
-        ),
-        "see whether the brokers of kafka.bootstrap are up and can be reached",
-    ),
+    (_UNREACHABLE, "see whether the brokers of kafka.bootstrap are up and can be reached"),
 )
 
 
@@ -61,4 +60,5 @@ def translated(error: errors.KafkaError, doing: str) -> BusError:
     if isinstance(error, _REJECTED):
         return BusRejected(text)
     advice = next((advice for kinds, advice in _ADVICE if isinstance(error, kinds)), "")
-    return BusUnavailable(f"{text}; {advice}" if advice else text)
+    kind = BusUnreachable if isinstance(error, _UNREACHABLE) else BusUnavailable
+    return kind(f"{text}; {advice}" if advice else text)

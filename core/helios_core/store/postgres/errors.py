@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
 
-from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable
+from helios_core.errors import ConfigError, StoreMismatch, StoreUnavailable, StoreUnreachable
 
 # What is raised while a database cannot be used: in all of these nothing was applied.
 UNAVAILABLE: Final = (
@@ -28,6 +29,17 @@ UNAVAILABLE: Final = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
+    OSError,
+    asyncio.TimeoutError,
+)
+# Of these, what says that nobody answers, or not yet: a start does not fail because of it.
+_UNREACHABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
     OSError,
     asyncio.TimeoutError,
 )
@@ -61,7 +73,9 @@ def translated(error: Exception) -> StoreUnavailable | StoreMismatch | ValueErro
             f"the schema is not the one of this Helios ({text}): `helios db migrate` brings it up to date"
         )
     advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), "")
-    return StoreUnavailable(f"PostgreSQL cannot be used: {text}{'; ' if advice else ''}{advice}")
+    is_away = isinstance(error, _UNREACHABLE) and not isinstance(error, ssl.SSLError)
+    kind = StoreUnreachable if is_away else StoreUnavailable
+    return kind(f"PostgreSQL cannot be used: {text}{'; ' if advice else ''}{advice}")
 
 
 def text_of(error: Exception) -> str:

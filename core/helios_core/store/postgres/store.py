@@ -14,7 +14,7 @@ import asyncpg
 
 import helios_sql
 from helios_core.clock import US_PER_S, from_us
-from helios_core.errors import StoreUnavailable
+from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.store import rolling, rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import MetricsWrite, Outcome, Row, SliceWrite, Statement, Write
@@ -52,56 +52,39 @@ _STORED_AS: Final = {"time_us": "time", "start_us": "start_time"}
 
 
 class PostgresStore:
-    """See `base.Store`. Several processes may use one database."""
+    """See `base.Store`. Several processes may use one database.
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, command_s: float = _COMMAND_S) -> None:
-        self._pool = pool
+    It connects, and looks at the schema, when it is first used.
+
+    Args:
+        command_s: how long one statement may take.
+    """
+
+    def __init__(self, settings: PostgresSettings, *, command_s: float = _COMMAND_S) -> None:
+        self._settings = settings
         self._command_s = command_s
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._connecting: asyncio.Task[asyncpg.Pool[asyncpg.Record]] | None = None
         self._closed = False
         self._raw_from_us = 0  # as it was last; it only goes forward
 
     @classmethod
     async def open(cls, settings: PostgresSettings, *, command_s: float = _COMMAND_S) -> PostgresStore:
-        """Connects, and looks at the schema.
+        """One that has connected, and looked at the schema; see `connect`."""
+        store = cls(settings, command_s=command_s)
+        await store.connect()
+        return store
 
-        Args:
-            command_s: how long one statement may take.
+    async def connect(self) -> None:
+        """Connects, and looks at the schema, unless it has.
 
         Raises:
             ConfigError: the DSN is none.
+            StoreUnreachable: nobody answers; it is tried again when the store is used.
             StoreUnavailable: the database cannot be used.
             StoreMismatch: its schema is not the one of this code.
         """
-        limit_ms = str(round(command_s * 1_000))
-        with connecting():
-            pool = await asyncpg.create_pool(
-                settings.dsn,
-                min_size=1,
-                max_size=settings.connections,
-                timeout=_CONNECT_S,
-                command_timeout=command_s,
-                init=_prepare,
-                server_settings={
-                    "application_name": "helios",
-                    "timezone": "UTC",
-                    # Many days make a search look dear to the planner: it would compile for half a second what takes
-                    # a millisecond.
-                    "jit": "off",
-                    # A server that has lost us lets go of what we have locked.
-                    "statement_timeout": limit_ms,
-                    "idle_in_transaction_session_timeout": limit_ms,
-                },
-            )
-        store = cls(pool, command_s=command_s)
-        try:
-            async with store._connection() as connection:
-                async with asyncio.timeout(_CONNECT_S):
-                    state = await state_of(connection)
-            checked(state, complete=True)
-        except BaseException:
-            await store.close()
-            raise
-        return store
+        await self._connected()
 
     async def apply(self, writes: Sequence[Write]) -> list[Outcome]:
         applying = Applying(writes)
@@ -148,10 +131,64 @@ class PostgresStore:
             await _execute(connection, "prune", {"before_us": before_us})
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            with suppress(TimeoutError):  # the pool has cut what is still under way by then
-                await asyncio.wait_for(self._pool.close(), min(_CLOSE_S, self._command_s))
+        if self._closed:
+            return
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._pool is not None:
+            await self._end(self._pool)
+
+    async def _connected(self) -> asyncpg.Pool[asyncpg.Record]:
+        """The pool; whoever needs it first makes it for all, and goes on when nobody waits for it any more."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        if self._pool is not None:
+            return self._pool
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(_seen)
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> asyncpg.Pool[asyncpg.Record]:
+        limit_ms = str(round(self._command_s * 1_000))
+        try:
+            with connecting():
+                pool = await asyncpg.create_pool(
+                    self._settings.dsn,
+                    min_size=1,
+                    max_size=self._settings.connections,
+                    timeout=_CONNECT_S,
+                    command_timeout=self._command_s,
+                    init=_prepare,
+                    server_settings={
+                        "application_name": "helios",
+                        "timezone": "UTC",
+                        # Many days make a search look dear to the planner: it would compile for half a second what
+                        # takes a millisecond.
+                        "jit": "off",
+                        # A server that has lost us lets go of what we have locked.
+                        "statement_timeout": limit_ms,
+                        "idle_in_transaction_session_timeout": limit_ms,
+                    },
+                )
+            try:
+                with connecting():
+                    async with _acquired(pool, _CONNECT_S) as connection, asyncio.timeout(_CONNECT_S):
+                        state = await state_of(connection)
+                checked(state, complete=True)
+            except BaseException:
+                await self._end(pool)
+                raise
+        finally:
+            self._connecting = None
+        self._pool = pool
+        return pool
+
+    async def _end(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        with suppress(TimeoutError):  # the pool has cut what is still under way by then
+            await asyncio.wait_for(pool.close(), min(_CLOSE_S, self._command_s))
 
     async def _rolled(self, claim: str, until_us: int, limit: int) -> int:
         """Rolls up minutes, which are no longer marked then."""
@@ -165,21 +202,35 @@ class PostgresStore:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool; what goes wrong with it, as an error of the store."""
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
         try:
-            async with self._pool.acquire(timeout=self._command_s) as connection:
-                try:
-                    yield connection
-                except (TimeoutError, asyncio.CancelledError):
-                    # Or it is waited for until a server that hangs has said that it gave up.
-                    with suppress(asyncpg.InterfaceError):
-                        connection.terminate()
-                    raise
+            pool = await self._connected()
+        except StoreMismatch as error:  # found only now: who has begun waits until somebody migrates
+            raise StoreUnavailable(str(error)) from error
+        try:
+            async with _acquired(pool, self._command_s) as connection:
+                yield connection
         except RAISED as error:
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
-                await self._pool.expire_connections()
+                await pool.expire_connections()
             raise translated(error) from error
+
+
+@asynccontextmanager
+async def _acquired(pool: asyncpg.Pool[asyncpg.Record], within_s: float) -> AsyncIterator[Connection]:
+    async with pool.acquire(timeout=within_s) as connection:
+        try:
+            yield connection
+        except (TimeoutError, asyncio.CancelledError):
+            # Or it is waited for until a server that hangs has said that it gave up.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
+            raise
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """An error that nobody waits for any more is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _mark(connection: Connection, applying: Applying) -> None:
