@@ -5,7 +5,6 @@ What is refused here is to be sent again; each refusal says when.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import OrderedDict
@@ -15,7 +14,7 @@ from typing import Final, Self
 
 import structlog
 
-from helios_collector.gathering import Gathering
+from helios_collector.gathering import Done, Gathering
 from helios_collector.telemetry import Telemetry
 from helios_core.bus.base import Bus, Record
 from helios_core.errors import BusUnavailable, HeliosError
@@ -75,8 +74,7 @@ class Breaker:
 
     def check(self) -> None:
         """Busy when nobody may try now."""
-        left_s = self._until_s - self._now_s()
-        if self.is_open and (left_s > 0 or self._is_trying):
+        if self.is_open and (self._until_s > self._now_s() or self._is_trying):
             raise self._busy(f"nothing is taken now: {self._why}")
 
     @contextmanager
@@ -122,19 +120,20 @@ class Rates:
 
     def __init__(self, limits: Limits, now_s: Callable[[], float]) -> None:
         self._rates = (limits.events_per_second, limits.bytes_per_second)
+        self._are_limited = any(self._rates)
         self._now_s = now_s
         self._buckets: OrderedDict[str, tuple[list[float], float]] = OrderedDict()
 
     def wait_s(self, client: str) -> float:
         """How long until the client may send; 0 when it may now."""
-        if not any(self._rates):
+        if not self._are_limited:
             return 0.0
         owed = zip(self._filled(client), self._rates, strict=True)
         return max(((1 - tokens) / rate for tokens, rate in owed if rate and tokens <= 0), default=0.0)
 
     def spend(self, client: str, events: int, n_bytes: int) -> None:
         """What the client has sent."""
-        if any(self._rates):
+        if self._are_limited:
             tokens = self._filled(client)
             tokens[0] -= events
             tokens[1] -= n_bytes
@@ -257,10 +256,10 @@ class Admission:
         self._held -= visit.held
 
     def join(
-        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
-    ) -> asyncio.Future[None]:
+        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record], done: Done
+    ) -> None:
         """Raw events, in records that requests share: see `Gathering.join`; Busy while the bus is away."""
-        return self._gathering.join(received_us, events, others)
+        self._gathering.join(received_us, events, others, done)
 
     async def publish_events(
         self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()

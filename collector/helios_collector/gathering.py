@@ -11,23 +11,29 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from helios_core import wire
 from helios_core.bus.base import MAX_RECORD_BYTES, Record
+from helios_core.errors import BusUnavailable
 from helios_core.records import joined_events
+
+Done = Callable[[Exception | None], None]
+"""Is called once: with None when everything is safe on the bus, else with why that is not known."""
 
 _ROUNDS: Final = 2  # under way at a time: one may wait for its last record while the next is sent
 _FRAME_BYTES: Final = 512  # of a record, beside its events: a service's name and a time
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Round:
     """What is published together: all of it, or whoever waits is told to send again."""
 
-    done: asyncio.Future[None]
+    waiting: list[Done] = field(default_factory=list)
     events: defaultdict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     others: list[Record] = field(default_factory=list)
     received_us: int = 0
-    requests: int = 0
 
     def records(self) -> list[Record]:
         made = [
@@ -58,15 +64,27 @@ class Gathering:
         Raises:
             BusUnavailable: it is not known to be: it is to be sent again.
         """
-        if events or others:
-            await asyncio.shield(self.join(received_us, events, others))  # who goes takes nobody else's with it
+        if not events and not others:
+            return
+        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: Exception | None) -> None:
+            if safe.done():  # who waited has gone
+                return
+            if error is None:
+                safe.set_result(None)
+            else:
+                safe.set_exception(error)
+
+        self.join(received_us, events, others, done)
+        await safe
 
     def join(
-        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
-    ) -> asyncio.Future[None]:
-        """What is done when everything is safe on the bus, for all who have joined: not to be cancelled.
+        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record], done: Done
+    ) -> None:
+        """Puts everything on the bus, with what others bring meanwhile, and says when it is safe.
 
-        Where it is not known to be it has the BusUnavailable that says so: everything is to be sent again.
+        Where it is not known to be, `done` has the BusUnavailable that says so: everything is to be sent again.
 
         Args:
             received_us: when the request came.
@@ -74,7 +92,7 @@ class Gathering:
             others: what the request brings beside them.
         """
         if self._next is None:
-            self._next = _Round(asyncio.get_running_loop().create_future())
+            self._next = _Round()
             if len(self._running) < _ROUNDS:  # with everything that this turn of the loop brings
                 asyncio.get_running_loop().call_soon(self._begin)
         joined = self._next
@@ -82,8 +100,7 @@ class Gathering:
             joined.events[service] += fields
         joined.others += others
         joined.received_us = max(joined.received_us, received_us)
-        joined.requests += 1
-        return joined.done
+        joined.waiting.append(done)
 
     def _begin(self) -> None:
         if self._next is not None and len(self._running) < _ROUNDS:
@@ -97,16 +114,20 @@ class Gathering:
         self._begin()
 
     async def _run(self, begun: _Round) -> None:
+        failure: Exception | None = None
         try:
-            await self._publish(begun.records(), begun.requests)
+            await self._publish(begun.records(), len(begun.waiting))
         except Exception as error:  # noqa: BLE001 -- it is told to all who wait, and handled there
-            begun.done.set_exception(error)
-            begun.done.exception()  # all of them may have gone
+            failure = error
         except BaseException:
-            begun.done.cancel()
+            failure = BusUnavailable("the collector is stopping")
             raise
-        else:
-            begun.done.set_result(None)
+        finally:
+            for done in begun.waiting:
+                try:
+                    done(failure)
+                except Exception:  # noqa: BLE001 -- the others wait for theirs
+                    _log.exception("answer_failed")
 
 
 def _parts(events: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -22,7 +22,7 @@ from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Record
 from helios_core.clock import Clock
-from helios_core.errors import BusUnavailable, WireError
+from helios_core.errors import WireError
 from helios_core.exposed import Answer, headers_of, refusal
 from helios_core.keys import Keys, Scope
 from helios_core.records import dead_letter
@@ -131,6 +131,12 @@ class HttpIngest:
         """Reads it, and ends it when it is safe on the bus; False when it has more events than go in one turn."""
         client = self._client(headers, request.peer)
         visit = self._admission.entered(client)
+
+        def done(error: Exception | None) -> None:
+            self._gate.leave()
+            visit.leave()
+            end(self._spent(taken, visit) if error is None else self._failed(error))
+
         try:
             visit.receive(len(request.body))
             self._gate.check()
@@ -140,25 +146,11 @@ class HttpIngest:
             if next(coming, None) is not None:
                 visit.leave()
                 return False
-            joined = self._admission.join(taken.now_us, taken.by_service, taken.dead)
+            self._admission.join(taken.now_us, taken.by_service, taken.dead, done)
         except BaseException:
             visit.leave()
             raise
         self._gate.enter()
-
-        def done(_: object) -> None:
-            self._gate.leave()
-            try:
-                joined.result()
-                found = self._spent(taken, visit)
-            except asyncio.CancelledError:
-                found = self._failed(BusUnavailable("the collector is stopping"))
-            except Exception as error:  # noqa: BLE001 -- the edge of the process
-                found = self._failed(error)
-            visit.leave()
-            end(found)
-
-        joined.add_done_callback(done)
         return True
 
     async def _answer(self, scope: HttpScope, receive: Receive) -> Answer:
@@ -216,7 +208,8 @@ class HttpIngest:
         """The answer when all is safe on the bus."""
         visit.spend(taken.count)
         self._accepted.inc(taken.accepted)
-        self._rejected.inc(len(taken.errors))
+        if taken.errors:
+            self._rejected.inc(len(taken.errors))
         return taken.answer()
 
     def _failed(self, error: Exception) -> Answer:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, Final
 
 import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from helios_core.routes import Direct, Headers, Request, Routes
 
@@ -39,6 +41,15 @@ class Config(uvicorn.Config):
     def __init__(self, routes: Routes, **settings: Any) -> None:
         super().__init__(routes, **settings)
         self.routes = routes
+        self._said: list[tuple[bytes, bytes]] = []
+        self._said_bytes = b""
+
+    def said(self, state: ServerState) -> bytes:
+        """The headers of every answer, which uvicorn makes anew each second."""
+        if state.default_headers is not self._said:
+            self._said = state.default_headers
+            self._said_bytes = b"".join(b"%s: %s\r\n" % header for header in self._said)
+        return self._said_bytes
 
 
 class Server(uvicorn.Server):
@@ -53,8 +64,10 @@ class Connection(HttpToolsProtocol):
     """Closed when a request does not come in time, or when there are too many."""
 
     config: Config
-    _deadline: asyncio.TimerHandle | None = None
+    _head: Deadline  # of the headers that are coming
+    _idle: Deadline  # of the next request
     _is_coming = True  # a request: its headers are not complete
+    _is_forwarded = False  # uvicorn looks who has sent it
     _direct: Direct | None = None  # who is asked first for the request whose body is coming
     _body = b""
     _soon: asyncio.TimerHandle | None = None  # until when the rest of it is to have come
@@ -62,13 +75,16 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
+        self._head = Deadline(self.loop, transport.close)
+        self._idle = Deadline(self.loop, self.timeout_keep_alive_handler)
         if len(self.connections) > max_connections():
             transport.abort()
         else:
-            self._expect()
+            self._head.set(_HEADERS_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._came()
+        self._head.close()
+        self._idle.close()
         self._drop_direct()
         super().connection_lost(exc)
 
@@ -78,7 +94,7 @@ class Connection(HttpToolsProtocol):
         The parser takes such a request to end after its headers, and its body for the next request. The offer may be
         ignored (RFC 9110, 7.8): the head is read again without it, and what follows is its body.
         """
-        self._unset_keepalive_if_required()
+        self._idle.clear()
         while data:
             try:
                 self.parser.feed_data(data)
@@ -107,13 +123,11 @@ class Connection(HttpToolsProtocol):
         if self.flow.read_paused or self.transport.is_closing():
             return
         if self._is_coming:
-            if self._deadline is None:
-                self._expect()
-        elif self._is_free() and self._direct is None and self.timeout_keep_alive_task is None:
-            # An empty line has come, or some of a body that nobody wants.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            if not self._head.is_set:
+                self._head.set(_HEADERS_S)
+        elif self._direct is None and not self._idle.is_set and self._is_free():
+            # It is over; or an empty line has come, or some of a body that nobody wants.
+            self._idle.set(self.timeout_keep_alive)
 
     def _head_without_offer(self) -> bytes:
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
@@ -133,13 +147,23 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Of a request: what uvicorn makes for each is made when its application is asked."""
         self._is_coming = True
+        self._is_forwarded = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of a request."""
+        name = name.lower()
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == _FORWARDED:
+            self._is_forwarded = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """All of them are there; for the body whoever reads it has a deadline."""
-        self._came()
+        self._head.clear()
         self._is_coming = False
         if self.parser.should_upgrade():
             self._begin()
@@ -161,7 +185,7 @@ class Connection(HttpToolsProtocol):
             and not self.expect_100_continue
             and not self.flow.write_paused
             and self.parser.get_method() == b"POST"
-            and not any(name == _FORWARDED for name, _ in self.headers)  # uvicorn looks who has sent it
+            and not self._is_forwarded
         )
 
     def _is_free(self) -> bool:
@@ -214,18 +238,57 @@ class Connection(HttpToolsProtocol):
             self._soon = None
 
     def on_response_complete(self) -> None:
-        """The next one begins, if it has come."""
-        super().on_response_complete()
+        """The next one begins, if it has come. As in uvicorn, which makes a timer for each request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         self._watch()
 
-    def _expect(self) -> None:
-        self._came()
-        self._deadline = self.loop.call_later(_HEADERS_S, self.transport.close)
 
-    def _came(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+class Deadline:
+    """A call at a time that may be put off or given up without a timer of its own: there is at most one under way.
+
+    Timers of the loop cost as much as reading a small request, and nearly all of them are cancelled.
+    """
+
+    __slots__ = ("_at_s", "_call", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+        self._loop = loop
+        self._call = call
+        self._at_s = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._at_s != inf
+
+    def set(self, within_s: float) -> None:
+        """From now on; not sooner than it was set to before."""
+        self._at_s = self._loop.time() + within_s
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._at_s, self._look)
+
+    def clear(self) -> None:
+        self._at_s = inf
+
+    def close(self) -> None:
+        """For good: it keeps nothing alive."""
+        self.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._at_s <= self._loop.time():
+            self.clear()
+            self._call()
+        elif self.is_set:
+            self._timer = self._loop.call_at(self._at_s, self._look)
 
 
 class _Flow(FlowControl):
@@ -274,14 +337,13 @@ class _DirectAnswer:
         connection = self._connection
         if connection.transport.is_closing():
             return
-        sent = [STATUS_LINE[status], b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)]
-        for name, value in connection.server_state.default_headers:
-            sent += name, b": ", value, b"\r\n"
-        for name, value in headers:
-            sent += name, b": ", value, b"\r\n"
+        extra = b"".join(b"%s: %s\r\n" % header for header in headers) if headers else b""
         if not self.keep_alive:
-            sent.append(b"connection: close\r\n")
-        connection.transport.write(b"".join((*sent, b"\r\n", body)))
+            extra += b"connection: close\r\n"
+        connection.transport.write(
+            b"%scontent-type: application/json\r\ncontent-length: %d\r\n%s%s\r\n%s"
+            % (STATUS_LINE[status], len(body), connection.config.said(connection.server_state), extra, body)
+        )
         if not self.keep_alive:
             connection.transport.close()
         connection.on_response_complete()

@@ -126,6 +126,33 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_warning() -> None:
     assert bus.messages() == [("web", "b")]
 
 
+async def test_an_answer_that_fails_takes_nobody_elses_with_it() -> None:
+    bus = Bus()
+    gathering = Gathering(bus.publish)
+    told: list[Exception | None] = []
+
+    def fails(_: Exception | None) -> None:
+        raise ZeroDivisionError
+
+    gathering.join(NOW_US, {"web": [event("web", "a")]}, (), fails)
+    gathering.join(NOW_US, {"web": [event("web", "b")]}, (), told.append)
+    await gathering.publish(NOW_US, {"web": [event("web", "c")]})
+    assert told == [None]
+
+
+async def test_a_round_that_is_cancelled_is_to_be_sent_again() -> None:
+    bus = Bus()
+    bus.go.clear()
+    gathering = Gathering(bus.publish)
+    told: list[Exception | None] = []
+    gathering.join(NOW_US, {"web": [event("web", "a")]}, (), told.append)
+    await asyncio.sleep(0.01)
+    (task,) = gathering._running
+    task.cancel()
+    await asyncio.wait([task])
+    assert [type(error) for error in told] == [BusUnavailable]
+
+
 async def test_what_a_request_brings_beside_its_events_goes_with_them() -> None:
     bus = Bus()
     gathering = Gathering(bus.publish)

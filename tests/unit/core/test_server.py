@@ -554,3 +554,38 @@ async def _impatient_about_idleness() -> None:
 def _connections() -> list[server.Connection]:
     found = [found for found in gc.get_objects() if isinstance(found, server.Connection)]
     return [one for one in found if one.transport is not None and not one.transport.is_closing()]
+
+
+async def test_a_deadline_is_put_off_without_another_timer() -> None:
+    loop = asyncio.get_running_loop()
+    called: list[float] = []
+    deadline = server.Deadline(loop, lambda: called.append(loop.time()))
+    began_s = loop.time()
+    deadline.set(0.1)
+    for _ in range(5):
+        await asyncio.sleep(0.04)
+        deadline.set(0.1)
+    put_off_s = loop.time()
+    assert deadline.is_set
+    assert called == []
+    await asyncio.sleep(0.25)
+    assert not deadline.is_set
+    assert len(called) == 1
+    assert put_off_s + 0.09 < called[0]
+    assert began_s + 0.2 < called[0]
+
+
+async def test_a_deadline_that_is_given_up_and_set_again() -> None:
+    called: list[int] = []
+    deadline = server.Deadline(asyncio.get_running_loop(), lambda: called.append(1))
+    deadline.set(0.02)
+    deadline.clear()
+    await asyncio.sleep(0.06)
+    assert called == []
+    deadline.set(0.02)
+    await asyncio.sleep(0.06)
+    assert called == [1]
+    deadline.set(0.02)
+    deadline.close()
+    await asyncio.sleep(0.06)
+    assert called == [1]
