@@ -165,12 +165,13 @@ class StoreWriter:
         """All that is safe to commit when it returns."""
         received, writes, alerts, dead = decoded.received, decoded.writes, decoded.alerts, decoded.dead
         outcomes = await _isolated(self._apply, writes)
+        duplicates = conflicts = 0
         for (record, _), outcome in zip(writes, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 dead.append(_dead(record, outcome))
                 continue
-            self._telemetry.duplicates.inc(outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE))
-            self._telemetry.conflicts.inc(len(outcome.conflicting) + (outcome.verdict is Verdict.CONFLICT))
+            duplicates += outcome.duplicates + (outcome.verdict is Verdict.DUPLICATE)
+            conflicts += len(outcome.conflicting) + (outcome.verdict is Verdict.CONFLICT)
             if outcome.conflicting:
                 _log.error("event_conflict", service=record.key, offset=record.offset, events=len(outcome.conflicting))
                 dead += (
@@ -184,6 +185,8 @@ class StoreWriter:
         for (record, _), done in zip(alerts, written, strict=True):
             if isinstance(done, Exception):
                 dead.append(_dead(record, done))
+        self._telemetry.duplicates.inc(duplicates)
+        self._telemetry.conflicts.inc(conflicts)
         self._telemetry.applied.inc(len(received))
         self._telemetry.dead.labels("store").inc(len(dead))
         if dead:
