@@ -7,9 +7,12 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from tests.engines.fixtures import fresh_database
@@ -18,15 +21,16 @@ from tests.engines.postgres.server import Server, tools
 from helios_collector.writer import StoreWriter
 from helios_core import wire
 from helios_core.batches import BatchId, Slice
-from helios_core.bus.base import Record
+from helios_core.bus.base import Partition, Received, Record, Topic
 from helios_core.bus.memory import MemoryBus
 from helios_core.clock import SystemClock
 from helios_core.model import Event, EventRecord, Level
-from helios_core.records import events_record, slice_record
-from helios_core.store.base import Store
+from helios_core.records import events_record, slice_record, stored_slice_of
+from helios_core.store.base import SliceWrite, Store
+from helios_core.store.postgres.copy import windows_copied
 from helios_core.store.postgres.migrate import migrate
 from helios_core.store.postgres.settings import PostgresSettings
-from helios_core.store.postgres.store import PostgresStore
+from helios_core.store.postgres.store import _WINDOW, PostgresStore
 from helios_core.store.sqlite import SqliteStore
 from helios_core.windows import WindowDelta
 
@@ -134,9 +138,21 @@ def measured(
     benchmark.pedantic(lambda: runner.run(StoreWriter(bus, store).run(drained)), setup=setup, rounds=5)
     (row,) = runner.run(store.query("totals"))
     assert row["events"] == rounds * (ROWS * LATENCIES if rows == ROWS else EVENTS)
+    noted(benchmark, rows)
+
+
+def noted(benchmark: BenchmarkFixture, rows: int) -> None:
+    """The best round and the middle one, as rows a second."""
     benchmark.extra_info["rows_per_second"] = round(rows / benchmark.stats.stats.min)
     benchmark.extra_info["rows_per_second_median"] = round(rows / benchmark.stats.stats.median)
     benchmark.extra_info["load"] = round(os.getloadavg()[0], 1)
+
+
+def write_of(record: Record) -> SliceWrite:
+    """As the writer makes one."""
+    received = Received(Partition(Topic.WINDOWS, 0), 0, 0, record.key, record.value, record.headers)
+    id_, content, part = stored_slice_of(received)
+    return SliceWrite(id_, 0, content, part)
 
 
 KINDS: Final = {"windows": (records, ROWS), "events": (events, EVENTS)}
@@ -149,6 +165,41 @@ def test_sqlite(benchmark: BenchmarkFixture, runner: asyncio.Runner, tmp_path: P
         measured(benchmark, runner, store, *KINDS[kind])
     finally:
         runner.run(store.close())
+
+
+@pytest.mark.parametrize("variant", ["plain", "timescale"])
+def test_copy_of_encoded_rows(benchmark: BenchmarkFixture, runner: asyncio.Runner, server: str, variant: str) -> None:
+    """What the database takes of the same rows when nothing is to be read, checked and encoded: the most there is."""
+    stack = AsyncExitStack()
+    rounds = 0
+    data = b""
+
+    async def opened() -> asyncpg.Connection[asyncpg.Record]:
+        dsn = await stack.enter_async_context(fresh_database(server, timescale=variant == "timescale"))
+        await migrate(PostgresSettings(dsn))
+        store = await PostgresStore.open(PostgresSettings(dsn))
+        await store.apply([write_of(record) for record in records(0)])  # the days are there
+        await store.close()
+        connection = await asyncpg.connect(dsn)
+        stack.push_async_callback(connection.close)
+        return connection
+
+    def setup() -> None:
+        nonlocal rounds, data
+        rounds += 1
+        found = (wire.stored_from_bytes(record.value).windows for record in records(rounds))
+        data = b"".join(windows_copied(chain.from_iterable(found)))
+
+    async def copied() -> None:
+        await connection.copy_to_table("windows", columns=_WINDOW, source=BytesIO(data), format="binary")
+
+    try:
+        connection = runner.run(opened())
+        benchmark.pedantic(lambda: runner.run(copied()), setup=setup, rounds=5)
+        assert runner.run(connection.fetchval("SELECT count(*) FROM windows")) == (rounds + 1) * ROWS
+        noted(benchmark, ROWS)
+    finally:
+        runner.run(stack.aclose())
 
 
 @pytest.mark.parametrize("kind", KINDS)
