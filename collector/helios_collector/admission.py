@@ -262,10 +262,15 @@ class Admission:
         self._gathering.join(received_us, events, others, done)
 
     async def publish_events(
-        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
+        self, visit: Visit, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
     ) -> None:
-        """The same for who waits for it."""
-        await self._gathering.publish(received_us, events, others)
+        """The same for who waits for it. What the visit holds is held until then, also when who waits goes sooner."""
+        held, visit.held = visit.held, 0
+
+        def ended() -> None:
+            self._held -= held
+
+        await self._gathering.publish(received_us, events, others, ended)
 
     async def publish(self, records: Sequence[Record], requests: int = 1) -> None:
         """As `Bus.publish`; Busy, at once, while the bus is away. Nothing is always published.

@@ -64,9 +64,13 @@ class Gate:
         self._passing -= 1
         self._passed.set()
 
+    def shut(self) -> None:
+        """Nobody is let in any more."""
+        self._closed.set()
+
     async def close(self) -> None:
         """Returns when those under way are on the bus."""
-        self._closed.set()
+        self.shut()
         while self._passing:
             self._passed.clear()
             await self._passed.wait()

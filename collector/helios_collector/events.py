@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from math import inf
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ TIMESTAMP_REPLACED: Final = "helios.timestamp_replaced"  # the attribute that ke
 _MAX_AHEAD_US: Final = 600 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
+_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_MAX_VALUES: Final = 1_000_000  # of an array of events: each takes a hundred bytes to look at
+MAX_KEY_BYTES: Final = 256  # it becomes a part of every event's id
 
 
 class _Posted(msgspec.Struct):
@@ -58,14 +62,16 @@ def items(data: bytes) -> Iterator[bytes]:
         raise BodyError("the body is empty: an event, a JSON array of events, or one event a line")
     try:
         if stripped.startswith(b"["):
-            for raw in msgspec.json.decode(stripped, type=list[msgspec.Raw]):
+            if (values := stripped.count(b",")) > _MAX_VALUES:
+                raise BodyError(f"an array of {values} values: at most {_MAX_VALUES}; send less at once", 413)
+            for raw in _ARRAY.decode(stripped):
                 yield bytes(raw)
             return
         _DECODER.decode(stripped)
-    except msgspec.DecodeError as error:
-        if b"\n" not in stripped:
+    except (msgspec.DecodeError, RecursionError) as error:
+        if b"\n" not in stripped or stripped.startswith(b"["):
             raise BodyError(f"the body is not JSON: {error}") from error
-        yield from (line for line in stripped.splitlines() if line.strip())
+        yield from (line for line in map(bytes.strip, BytesIO(stripped)) if line)
         return
     yield stripped
 
@@ -153,4 +159,4 @@ def _latency_us(attributes: dict[str, Any]) -> int | None:
         return None
     if isinstance(written, bool) or not isinstance(written, int | float) or not 0 <= written < inf:
         raise WireError(f"latency_ms {written!r}: a number of milliseconds, 0 or more")
-    return min(round(written * 1_000), MAX_LATENCY_US)
+    return round(min(written * 1_000, MAX_LATENCY_US))

@@ -57,18 +57,27 @@ class Gathering:
         self._running: set[asyncio.Task[None]] = set()
 
     async def publish(
-        self, received_us: int, events: Mapping[str, Sequence[bytes]], others: Sequence[Record] = ()
+        self,
+        received_us: int,
+        events: Mapping[str, Sequence[bytes]],
+        others: Sequence[Record] = (),
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         """Returns when everything is safe on the bus; see `join`.
+
+        Args:
+            ended: is called when it is over, also when who waits has gone by then.
 
         Raises:
             BusUnavailable: it is not known to be: it is to be sent again.
         """
         if not events and not others:
+            ended()
             return
         safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: Exception | None) -> None:
+            ended()
             if safe.done():  # who waited has gone
                 return
             if error is None:

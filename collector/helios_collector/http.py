@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -15,21 +15,21 @@ import structlog
 
 from helios_collector.admission import Admission, Visit
 from helios_collector.body import BodyError, Gate, plain, read
-from helios_collector.events import Reader, items
-from helios_collector.faults import http_answer
+from helios_collector.events import MAX_KEY_BYTES, Reader, items
+from helios_collector.faults import explained, http_answer
 from helios_collector.ingest import ServiceNames, client_of
+from helios_collector.refusals import MAX_LISTED, Refusals
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
-from helios_core.bus.base import Record
 from helios_core.clock import Clock
-from helios_core.errors import WireError
+from helios_core.errors import BusUnavailable, WireError
 from helios_core.exposed import Answer, headers_of, refusal
 from helios_core.keys import Keys, Scope
-from helios_core.records import dead_letter
 from helios_core.routes import Answering, HttpScope, Receive, Request, Send, respond
 
 EVENTS_PATHS: Final = ("/api/v1/events", "/api/v1/events/ingest")
 _EVENTS_A_TURN: Final = 500  # a large body must not hold up everybody else
+_SHOWN: Final = 80
 _DIRECT_BYTES: Final = 64 * 1024  # nor one that is answered in one go
 _log = structlog.get_logger(__name__)
 
@@ -41,24 +41,30 @@ class _Taken:
     Attributes:
         now_us: when it came.
         by_service: its events as `wire.event_field` makes them.
-        dead: what is no event, for the dead letter.
+        refused: what is no event.
     """
 
     now_us: int
     by_service: defaultdict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    dead: list[Record] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    refused: Refusals = field(default_factory=lambda: Refusals("event"))
     warnings: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0  # of events and of what is none
 
+    def warn(self, index: int, reason: str) -> None:
+        """What was done with an event that its sender should know; of the first ones."""
+        if len(self.warnings) < MAX_LISTED:
+            self.warnings.append({"index": index, "reason": reason})
+
     @property
     def accepted(self) -> int:
-        return self.count - len(self.errors)
+        return self.count - self.refused.count
 
     def answer(self) -> Answer:
         """When it is safe on the bus."""
-        status = 202 if self.accepted or not self.errors else 400
-        said: dict[str, Any] = {"accepted": self.accepted, "rejected": len(self.errors), "errors": self.errors}
+        refused = self.refused
+        errors = [{"index": index, "reason": reason} for index, reason in refused.listed]
+        status = 202 if self.accepted or not refused.count else 400
+        said: dict[str, Any] = {"accepted": self.accepted, "rejected": refused.count, "errors": errors}
         return status, said | ({"warnings": self.warnings} if self.warnings else {}), []
 
 
@@ -100,6 +106,8 @@ class HttpIngest:
             return
         try:
             answer = await self._answer(scope, receive)
+        except asyncio.CancelledError:  # the server has waited long enough, and would say 500: senders give up then
+            answer = self._failed(BusUnavailable("the collector is stopping"))
         except Exception as error:  # noqa: BLE001 -- the edge of the process: for any other answer senders give up
             answer = self._failed(error)
         path = scope["path"].rstrip("/")
@@ -142,11 +150,11 @@ class HttpIngest:
             self._gate.check()
             taken = _Taken(self._clock.now_us())
             coming = enumerate(items(request.body))
-            self._read(islice(coming, _EVENTS_A_TURN), taken, headers.get("idempotency-key", ""), client)
+            self._read(islice(coming, _EVENTS_A_TURN), taken, _key(headers), client)
             if next(coming, None) is not None:
                 visit.leave()
                 return False
-            self._admission.join(taken.now_us, taken.by_service, taken.dead, done)
+            self._admission.join(taken.now_us, taken.by_service, taken.refused.records(), done)
         except BaseException:
             visit.leave()
             raise
@@ -171,12 +179,12 @@ class HttpIngest:
                 visit.hold(len(data))
             taken = _Taken(self._clock.now_us())
             coming = enumerate(items(data))
-            key = headers.get("idempotency-key", "")
+            key = _key(headers)
             while self._read(islice(coming, _EVENTS_A_TURN), taken, key, client):  # noqa: ASYNC110 - others' turn
                 await asyncio.sleep(0)
             self._gate.check()
             with self._gate.passing():
-                await self._admission.publish_events(taken.now_us, taken.by_service, taken.dead)
+                await self._admission.publish_events(visit, taken.now_us, taken.by_service, taken.refused.records())
             return self._spent(taken, visit)
 
     def _client(self, headers: dict[str, str], peer: str) -> str:
@@ -189,27 +197,32 @@ class HttpIngest:
             taken.count += 1
             try:
                 event, replaced = self._reader.event(raw, now_us=taken.now_us, key=f"{key}/{index}" if key else "")
+                written = event.service
+                event.service = name = self._names.under(written, client)
+                made = wire.event_field(event)
+                wire.check_event_size(len(made))  # it may be larger than its JSON
             except WireError as error:
-                taken.errors.append({"index": index, "reason": str(error)})
-                taken.dead.append(dead_letter("event", str(error), raw))
+                taken.refused.add(index, str(error), raw)
                 continue
-            name = self._names.under(event.service, client)
-            if name != event.service:
-                reason = f"too many services: {event.service} counts as {name}"
-                taken.warnings.append({"index": index, "reason": reason})
-                event.service = name
-            taken.by_service[name].append(wire.event_field(event))
+            except Exception as error:  # noqa: BLE001 -- the edge of an event: the others are not sent again for it
+                taken.refused.add(index, explained(error, self._telemetry), raw)
+                continue
+            taken.by_service[name].append(made)
+            if name != written:
+                taken.warn(index, f"too many services: {written[:_SHOWN]} counts as {name}")
             if replaced:
-                reason = f"timestamp {replaced} is not within the last 30 days and 10 minutes ahead: counted as of now"
-                taken.warnings.append({"index": index, "reason": reason})
+                shown = replaced[:_SHOWN]
+                taken.warn(
+                    index, f"timestamp {shown} is not within the last 30 days and 10 minutes ahead: counted as of now"
+                )
         return taken.count - before
 
     def _spent(self, taken: _Taken, visit: Visit) -> Answer:
         """The answer when all is safe on the bus."""
         visit.spend(taken.count)
         self._accepted.inc(taken.accepted)
-        if taken.errors:
-            self._rejected.inc(len(taken.errors))
+        if taken.refused.count:
+            self._rejected.inc(taken.refused.count)
         return taken.answer()
 
     def _failed(self, error: Exception) -> Answer:
@@ -217,3 +230,11 @@ class HttpIngest:
             return error.status, {"error": str(error)}, []
         status, message, headers = http_answer(error, self._telemetry)
         return status, {"error": message}, headers
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    """What makes a repeat of the request harmless; empty for none."""
+    key = headers.get("idempotency-key", "")
+    if len(key) > MAX_KEY_BYTES:
+        raise BodyError(f"an Idempotency-Key of {len(key)} bytes: at most {MAX_KEY_BYTES}")
+    return key

@@ -11,6 +11,7 @@ import structlog
 from helios.v1 import service_pb2
 from helios_collector.admission import Admission, RateLimited
 from helios_collector.faults import retry_after_s
+from helios_collector.refusals import MAX_LISTED, Refusals
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.bus.base import Record
@@ -86,6 +87,7 @@ class Ingest:
             return [dead_letter("batch", str(error), request.SerializeToString())]
         services: set[str] = set()
         records = []
+        refused = Refusals("slice")
         is_live = True
         host = batch.host[:_MAX_HOST_CHARS]
         for index, data in enumerate(batch.slices):
@@ -94,16 +96,17 @@ class Ingest:
                 if view.service in services:  # it would have the identity of the other
                     raise WireError(f"a second slice of the service {view.service!r} in one batch")  # noqa: TRY301
             except WireError as error:
-                response.rejected.add(index=index, reason=str(error))
-                _log.error("slice_dead_lettered", batch=str(id_), reason=str(error))
-                records.append(dead_letter("slice", str(error), data))
+                refused.add(index, str(error), data)
+                response.rejected.add(index=index, reason=str(error) if refused.count <= MAX_LISTED else "")
                 continue
             services.add(view.service)
             is_live = is_live and not view.history
             records.append(slice_record(id_, view.service, data, host))
+        if refused.count:
+            _log.error("slices_dead_lettered", batch=str(id_), slices=refused.count, reason=refused.listed[0][1])
         if batch.cut_us and is_live:
             self._telemetry.skew.saw(id_.agent_id, host, batch.cut_us, self._clock.now_us())
-        return records
+        return records + refused.records()
 
 
 class ServiceNames:

@@ -73,7 +73,9 @@ class Intake:
 
     async def close(self, grace_s: float | None) -> None:
         """No new requests; those under way are answered."""
-        if grace_s is not None:
+        if grace_s is None:
+            self._gate.shut()
+        else:
             await self._gate.close()
         await self._server.stop(grace_s)
 

@@ -22,14 +22,15 @@ from helios_collector.faults import Faults, unavailable
 from helios_collector.ingest import Ingest, ServiceNames, client_of, peer_address
 from helios_collector.otlp import servicer as otlp
 from helios_collector.otlp.receiver import Receiver
+from helios_collector.refusals import MAX_LISTED, Refusals
 from helios_collector.telemetry import Telemetry
 from helios_core import wire
 from helios_core.clock import Clock
 from helios_core.errors import WireError
 from helios_core.keys import Keys, Scope
-from helios_core.records import dead_letter
 from helios_core.settings import split
 from helios_core.tls import Certificate, Pem
+from helios_core.turns import Turns
 
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _REFLECTION: Final = "/grpc.reflection."
@@ -95,19 +96,21 @@ class HeliosServicer(service_pb2_grpc.HeliosServicer):
     ) -> service_pb2.SendEventsResponse:
         response = service_pb2.SendEventsResponse()
         by_service: defaultdict[str, list[bytes]] = defaultdict(list)
-        records = []
+        refused = Refusals("event")
         now_us = self._clock.now_us()
+        turns = Turns()
         for index, message in enumerate(request.events):
+            await turns.pause()
             try:
                 service = checked(wire.event_from_proto(message), now_us).service
             except WireError as error:
-                response.rejected.add(index=index, reason=str(error))
-                records.append(dead_letter("event", str(error), message.SerializeToString()))
+                refused.add(index, str(error), message.SerializeToString())
+                response.rejected.add(index=index, reason=str(error) if refused.count <= MAX_LISTED else "")
                 continue
             name = self._names.under(service, client)
             message.service = name
             by_service[name].append(wire.event_field(message))
-        await self._admission.publish_events(now_us, by_service, records)
+        await self._admission.publish_events(visit, now_us, by_service, refused.records())
         visit.spend(len(request.events))
         response.accepted = sum(map(len, by_service.values()))
         self._telemetry.events_accepted.labels("grpc").inc(response.accepted)

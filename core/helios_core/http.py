@@ -44,7 +44,6 @@ async def serving(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     config.load()
     config.ssl = tls  # uvicorn would make one of its own, which nobody could renew

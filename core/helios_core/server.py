@@ -23,6 +23,8 @@ from uvicorn.server import ServerState
 from helios_core.routes import Direct, Headers, Request, Routes
 
 _HEADERS_S: Final = 10.0  # from the connection, or from a request's first byte, to the end of its headers
+_FLUSH_S: Final = 10.0
+_MAX_HEAD_BYTES: Final = 64 * 1024  # of what was read until all headers were there
 _SOON_S: Final = 0.02  # many clients send head and body apart: then the one follows the other
 _MAX_CONNECTIONS: Final = 10_000
 _MAX_FILES: Final = 65_536
@@ -70,13 +72,14 @@ class Connection(HttpToolsProtocol):
     _is_forwarded = False  # uvicorn looks who has sent it
     _direct: Direct | None = None  # who is asked first for the request whose body is coming
     _body = b""
+    _head_bytes = 0  # of the one that is coming
     _soon: asyncio.TimerHandle | None = None  # until when the rest of it is to have come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
-        self._head = Deadline(self.loop, transport.close)
-        self._idle = Deadline(self.loop, self.timeout_keep_alive_handler)
+        self._head = Deadline(self.loop, self._give_up)
+        self._idle = Deadline(self.loop, self._give_up)
         if len(self.connections) > max_connections():
             transport.abort()
         else:
@@ -94,7 +97,7 @@ class Connection(HttpToolsProtocol):
         The parser takes such a request to end after its headers, and its body for the next request. The offer may be
         ignored (RFC 9110, 7.8): the head is read again without it, and what follows is its body.
         """
-        self._idle.clear()
+        size = len(data)
         while data:
             try:
                 self.parser.feed_data(data)
@@ -114,6 +117,11 @@ class Connection(HttpToolsProtocol):
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
                     continue
             break
+        if self._is_coming:
+            self._head_bytes += size
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.send_400_response(f"The head of a request has at most {_MAX_HEAD_BYTES} bytes.")
+                return
         if self._direct is not None and self._soon is None:
             self._soon = self.loop.call_later(_SOON_S, self._ask_application)  # which has a deadline of its own
         self._watch()
@@ -146,14 +154,18 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Of a request: what uvicorn makes for each is made when its application is asked."""
+        self._idle.clear()
         self._is_coming = True
+        self._head_bytes = 0
         self._is_forwarded = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One of a request."""
+        """One of a request. What follows its body, as trailers, nobody has asked for."""
+        if not self._is_coming:
+            return
         name = name.lower()
         if name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
@@ -236,6 +248,11 @@ class Connection(HttpToolsProtocol):
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
+
+    def _give_up(self) -> None:
+        """Closes it, soon also when nobody reads what is left to send."""
+        self.transport.close()
+        self.loop.call_later(_FLUSH_S, self.transport.abort)
 
     def on_response_complete(self) -> None:
         """The next one begins, if it has come. As in uvicorn, which makes a timer for each request."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final
 
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -21,6 +22,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from helios_collector.events import TIMESTAMP_REPLACED, is_plausible
+from helios_collector.refusals import Refusals
 from helios_core import wire
 from helios_core.errors import WireError
 from helios_core.levels import level_of
@@ -50,14 +52,18 @@ class Converted:
         events, metrics: what is taken.
         taken: how many log records, spans or data points that are.
         passed_over: spans inside a service, which are no requests to it.
-        rejected: why each of the others can never be taken, with its bytes.
+        rejected: the others, which can never be taken.
     """
 
+    rejected: Refusals
     events: list[Event] = field(default_factory=list)
     metrics: list[MetricSample] = field(default_factory=list)
     taken: int = 0
     passed_over: int = 0
-    rejected: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def reject(self, reason: str, raw: Message) -> None:
+        """It can never be taken."""
+        self.rejected.add(self.rejected.count, reason, raw.SerializeToString())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class _Source:
 
 def logs(request: ExportLogsServiceRequest, now_us: int) -> Converted:
     """Log records as events of the signal `log`."""
-    made = Converted()
+    made = Converted(Refusals("otlp logs"))
     for resource in request.resource_logs:
         source = _Source.of(resource.resource)
         for scope in resource.scope_logs:
@@ -89,7 +95,7 @@ def traces(request: ExportTraceServiceRequest, now_us: int) -> Converted:
 
     Spans inside a service and calls to others would count its requests several times over.
     """
-    made = Converted()
+    made = Converted(Refusals("otlp traces"))
     for resource in request.resource_spans:
         source = _Source.of(resource.resource)
         for scope in resource.scope_spans:
@@ -103,7 +109,7 @@ def traces(request: ExportTraceServiceRequest, now_us: int) -> Converted:
 
 def metrics(request: ExportMetricsServiceRequest, now_us: int) -> Converted:
     """Data points as samples. A histogram is its count, sum, least and most; a summary its quantiles too."""
-    made = Converted()
+    made = Converted(Refusals("otlp metrics"))
     for resource in request.resource_metrics:
         source = _Source.of(resource.resource)
         for scope in resource.scope_metrics:
@@ -113,7 +119,7 @@ def metrics(request: ExportMetricsServiceRequest, now_us: int) -> Converted:
                         wire.check_service(source.service)
                         good = [wire.metric_from_proto(wire.metric_to_proto(sample)) for sample in samples]
                     except WireError as error:
-                        made.rejected.append((str(error), point.SerializeToString()))
+                        made.reject(str(error), point)
                         continue
                     made.metrics += good
                     made.taken += 1
@@ -123,16 +129,14 @@ def metrics(request: ExportMetricsServiceRequest, now_us: int) -> Converted:
 def _take(made: Converted, event: Event, raw: LogRecord | Span) -> None:
     """Holds an event against the contract."""
     if raw.ByteSize() > MAX_EVENT_BYTES:
-        made.rejected.append(
-            (f"a record of {raw.ByteSize()} bytes: at most {MAX_EVENT_BYTES}", raw.SerializeToString())
-        )
+        made.reject(f"a record of {raw.ByteSize()} bytes: at most {MAX_EVENT_BYTES}", raw)
         return
     try:
         wire.check_service(event.service)
         made.events.append(wire.event_from_proto(wire.event_to_proto(event)))
         made.taken += 1
     except WireError as error:
-        made.rejected.append((str(error), raw.SerializeToString()))
+        made.reject(str(error), raw)
 
 
 def _log(record: LogRecord, source: _Source, now_us: int) -> Event:

@@ -19,6 +19,7 @@ from helios_collector.faults import http_answer
 from helios_collector.ingest import client_of
 from helios_collector.otlp.receiver import KINDS, Kind, Receiver
 from helios_collector.telemetry import Telemetry
+from helios_core.errors import BusUnavailable
 from helios_core.exposed import headers_of, refusal
 from helios_core.keys import Keys, Scope
 from helios_core.routes import HttpScope, Receive, Send, respond
@@ -56,6 +57,8 @@ class OtlpHttp:
             status, message, extra = error.status, error.message, error.headers
         except BodyError as error:
             status, message = error.status, str(error)
+        except asyncio.CancelledError:  # the server has waited long enough, and would say 500
+            status, message, extra = http_answer(BusUnavailable("the collector is stopping"), self._telemetry)
         except Exception as error:  # noqa: BLE001 -- the edge of the process; for 500 a sender drops its data
             status, message, extra = http_answer(error, self._telemetry)
         else:
@@ -113,7 +116,15 @@ def _request(kind: Kind, data: bytes, form: str) -> Message:
         found = json.loads(data)
         if isinstance(found, dict):
             return json_format.ParseDict(_with_binary_ids(found), kind.request(), ignore_unknown_fields=True)
-    except (DecodeError, json_format.ParseError, ValueError, OverflowError, TypeError, RecursionError) as error:
+    except (
+        DecodeError,
+        json_format.ParseError,
+        ValueError,
+        OverflowError,
+        TypeError,
+        RecursionError,
+        SystemError,  # what protobuf makes of half a surrogate pair
+    ) as error:
         # It may say all of what it could not read, and that may be no text.
         reason = str(error)[:_MAX_REASON_CHARS].encode("utf-8", "replace").decode()
         raise BodyError(f"the body is no request for {kind.name}: {reason}") from error

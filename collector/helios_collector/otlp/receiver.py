@@ -24,7 +24,7 @@ from helios_core import wire
 from helios_core.bus.base import MAX_RECORD_BYTES, Record
 from helios_core.clock import Clock
 from helios_core.model import Event, MetricRecord, MetricSample
-from helios_core.records import dead_letter, metrics_record
+from helios_core.records import metrics_record
 
 _MAX_REASONS: Final = 3
 _T = TypeVar("_T", Event, MetricSample)
@@ -104,15 +104,15 @@ class Receiver:
         services = [event.service for event in made.events] + [sample.service for sample in made.metrics]
         names = {service: self._names.under(service, client) for service in dict.fromkeys(services)}
         events, others = await asyncio.to_thread(_published, kind, made, names, now_us)
-        await self._admission.publish_events(now_us, events, others)
-        visit.spend(made.taken + len(made.rejected))
+        await self._admission.publish_events(visit, now_us, events, others)
+        visit.spend(made.taken + made.rejected.count)
         self._telemetry.otlp_taken.labels(kind.name).inc(made.taken)
-        self._telemetry.otlp_rejected.labels(kind.name).inc(len(made.rejected))
+        self._telemetry.otlp_rejected.labels(kind.name).inc(made.rejected.count)
         self._telemetry.otlp_passed_over.inc(made.passed_over)
         response: Any = kind.response()
-        if made.rejected:
-            setattr(response.partial_success, kind.rejected, len(made.rejected))
-            reasons = list(dict.fromkeys(reason for reason, _ in made.rejected))
+        if made.rejected.count:
+            setattr(response.partial_success, kind.rejected, made.rejected.count)
+            reasons = list(dict.fromkeys(reason for _, reason in made.rejected.listed))
             response.partial_success.error_message = "; ".join(reasons[:_MAX_REASONS])
         return response
 
@@ -125,7 +125,7 @@ def _published(
     Args:
         names: under which each service is counted.
     """
-    records = [dead_letter(f"otlp {kind.name}", reason, raw) for reason, raw in made.rejected]
+    records = made.rejected.records()
     for service, samples in _by_service(made.metrics, names).items():
         records += _metric_records(MetricRecord(service, now_us, samples))
     found = {

@@ -21,6 +21,7 @@ from helios_core.wire.batches import (
 )
 from helios_core.wire.checks import check_service, level_to_proto
 from helios_core.wire.events import (
+    check_event_size,
     event_field,
     event_from_proto,
     event_to_bytes,
@@ -54,6 +55,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "batch_from_bytes",
     "batch_to_bytes",
+    "check_event_size",
     "check_service",
     "content_hash",
     "delta_from_proto",

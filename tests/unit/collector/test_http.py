@@ -155,6 +155,62 @@ async def test_a_bad_event_is_named_and_the_good_beside_it_go_on(bad: Any, reaso
     assert await site.dead() == [said]
 
 
+# Four bytes each as JSON has them, and eighteen as they are stored.
+LARGE = json.dumps({**GOOD, "metadata": {"numbers": [1e15] * 35_000}}).replace("1000000000000000.0", "1e15")
+DEEP = json.dumps({**GOOD, "metadata": {"deep": 1}}).replace(": 1}", f": {'[' * 900}{']' * 900}}}")
+NEARLY = json.dumps({**GOOD, "message": "x" * 261_800})
+
+
+@pytest.mark.parametrize(
+    ("bad", "key", "reason"),
+    [(LARGE, "", "at most 262144"), (NEARLY, "k" * 256, "at most 262144"), (DEEP, "", "")],
+    ids=["larger inside", "its id", "deep"],
+)
+async def test_a_record_is_read_whatever_was_in_it(bad: str, key: str, reason: str) -> None:
+    """What is accepted shares a record with what others send: it must be read again."""
+    site = Site()
+    headers = {"idempotency_key": key} if key else {}
+    answer = await site.post(f"[{json.dumps(GOOD)},{bad},{json.dumps(GOOD)}]".encode(), **headers)
+    said = answer.json()
+    assert answer.status_code == 202
+    assert len(await site.events()) == said["accepted"]
+    if reason:
+        assert said["accepted"] == 2
+        assert reason in said["errors"][0]["reason"]
+
+
+async def test_a_latency_beyond_all_numbers_is_the_longest() -> None:
+    site = Site()
+    body = json.dumps([GOOD, GOOD]).replace("12.5", "1e306", 1)
+    assert (await site.post(body.encode())).json()["accepted"] == 2
+    assert sorted(event.latency_us or 0 for event in await site.events()) == [12_500, 3_600_000_000]
+
+
+async def test_an_event_that_fails_for_a_reason_of_ours_takes_none_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    read = site._ingest._reader.event
+
+    def fails(raw: bytes, **more: Any) -> Any:
+        if b"bug" in raw:
+            raise ZeroDivisionError
+        return read(raw, **more)
+
+    monkeypatch.setattr(site._ingest._reader, "event", fails)
+    answer = await site.post([GOOD, {**GOOD, "message": "bug"}, GOOD])
+    assert (answer.status_code, answer.json()["accepted"], answer.json()["rejected"]) == (202, 2, 1)
+    assert "ZeroDivisionError" in answer.json()["errors"][0]["reason"]
+    assert len(await site.dead()) == 1
+
+
+async def test_of_very_many_bad_ones_the_first_are_named() -> None:
+    site = Site()
+    answer = await site.post(b"[" + b"0," * 20_000 + json.dumps(GOOD).encode() + b"]")
+    said = answer.json()
+    assert (answer.status_code, said["accepted"], said["rejected"]) == (202, 1, 20_000)
+    assert [error["index"] for error in said["errors"]] == list(range(1_000))
+    assert len(await site.events()) == 1
+
+
 async def test_nothing_but_bad_events_is_400() -> None:
     answer = await Site().post({"service": ""})
     assert answer.status_code == 400
@@ -171,8 +227,29 @@ async def test_nothing_but_bad_events_is_400() -> None:
         (gzip.compress(b" " * 60_000_000, mtime=0), {"content_encoding": "gzip"}, 413, "unpacks to more than"),
         (b"x" * 11_000_000, {}, 413, "at most 10485760"),
         (b"{}", {"content_encoding": "br"}, 415, "gzip or none"),
+        (
+            gzip.compress(b"[" + b"0," * 1_000_001 + b"0]", mtime=0),
+            {"content_encoding": "gzip"},
+            413,
+            "send less at once",
+        ),
+        (b"[" * 20_000 + b"]" * 20_000, {}, 400, "not JSON"),
+        (b"[1,\n2", {}, 400, "not JSON"),
+        (b"{}", {"idempotency_key": "k" * 257}, 400, "Idempotency-Key of 257 bytes"),
     ],
-    ids=["empty", "broken", "no gzip", "half gzip", "gzip bomb", "11 MB", "brotli"],
+    ids=[
+        "empty",
+        "broken",
+        "no gzip",
+        "half gzip",
+        "gzip bomb",
+        "11 MB",
+        "brotli",
+        "a million values",
+        "deep",
+        "half an array",
+        "a long key",
+    ],
 )
 async def test_a_body_that_cannot_be_used(body: bytes, headers: dict[str, str], status: int, said: str) -> None:
     answer = await Site().post(body, **headers)

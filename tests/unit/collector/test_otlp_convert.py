@@ -30,6 +30,11 @@ DAY_NS = 86_400 * S * 1_000
 SPAN_KINDS = Span.SpanKind.values()
 
 
+def rejected(made: Converted) -> list[tuple[str, bytes]]:
+    """Why, and what it was."""
+    return [(record.headers["reason"], record.value) for record in made.rejected.records()]
+
+
 def value(of: Any) -> AnyValue:
     """None is a value that is not set."""
     if of is None:
@@ -83,7 +88,7 @@ def metrics(*found: Metric, of: Resource = SHOP) -> Converted:
 def log(**fields: Any) -> Event:
     """The event of one log record."""
     made = logs(LogRecord(**{"time_unix_nano": NOW_NS, **fields}))
-    assert (made.taken, made.rejected) == (1, [])
+    assert (made.taken, made.rejected.count) == (1, 0)
     return made.events[0]
 
 
@@ -91,7 +96,7 @@ def span(**fields: Any) -> Event:
     """The event of one server span of 2 ms."""
     given = {"kind": Span.SPAN_KIND_SERVER, "name": "GET /cart", "start_time_unix_nano": NOW_NS - 2_000_000}
     made = traces(Span(**{**given, "end_time_unix_nano": NOW_NS, **fields}))
-    assert (made.taken, made.rejected, made.passed_over) == (1, [], 0)
+    assert (made.taken, made.rejected.count, made.passed_over) == (1, 0, 0)
     return made.events[0]
 
 
@@ -315,16 +320,16 @@ def test_a_service_that_cannot_be_is_rejected_and_the_good_beside_it_go_on(name:
         request.resource_logs.add(resource=of).scope_logs.add(log_records=[LogRecord(body=value("m"))] * 2)
     made = convert.logs(request, NOW_US)
     assert (made.taken, len(made.events)) == (4, 4)
-    assert [raw for _, raw in made.rejected] == [LogRecord(body=value("m")).SerializeToString()] * 2
-    assert all(reason in said for said, _ in made.rejected)
+    assert [raw for _, raw in rejected(made)] == [LogRecord(body=value("m")).SerializeToString()] * 2
+    assert all(reason in said for said, _ in rejected(made))
     for other in (traces(Span(), of=resource(service_name=name)), metrics(gauge(1.0), of=resource(service_name=name))):
-        assert (other.taken, len(other.rejected), other.events, other.metrics) == (0, 1, [], [])
+        assert (other.taken, other.rejected.count, other.events, other.metrics) == (0, 1, [], [])
 
 
 def test_records_that_are_too_large() -> None:
     made = logs(LogRecord(body=value("x" * MAX_EVENT_BYTES)), LogRecord(body=value("small")))
     assert [event.message for event in made.events] == ["small"]
-    ((reason, raw),) = made.rejected
+    ((reason, raw),) = rejected(made)
     assert f"at most {MAX_EVENT_BYTES}" in reason
     assert len(raw) > MAX_EVENT_BYTES
 
@@ -332,7 +337,7 @@ def test_records_that_are_too_large() -> None:
 def test_a_record_that_is_too_large_only_as_an_event() -> None:
     """Control characters take six bytes each in JSON."""
     made = logs(LogRecord(attributes=pairs({"a": "\x01" * 100_000})))
-    assert (made.taken, len(made.rejected)) == (0, 1)
+    assert (made.taken, made.rejected.count) == (0, 1)
 
 
 # --- spans -----------------------------------------------------------------------------------------
@@ -366,7 +371,7 @@ def test_a_whole_span() -> None:
 def test_which_spans_are_requests(kind: int, parent: bytes) -> None:
     made = traces(Span(kind=kind, parent_span_id=parent, name="x"))  # type: ignore[arg-type]
     counted = kind in (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CONSUMER) or not any(parent)
-    assert (made.taken, made.passed_over, made.rejected) == (int(counted), int(not counted), [])
+    assert (made.taken, made.passed_over, made.rejected.count) == (int(counted), int(not counted), 0)
     assert len(made.events) == counted
 
 
@@ -432,7 +437,7 @@ def test_numbers(kind: str, number: float) -> None:
     )
     made = metrics(metric)
     assert made.metrics == [MetricSample("orders", float(number), {"kind": "a"}, NOW_US - 1, "shop", "h1")]
-    assert (made.taken, made.rejected) == (1, [])
+    assert (made.taken, made.rejected.count) == (1, 0)
 
 
 def test_labels_are_texts() -> None:
@@ -493,7 +498,7 @@ def test_a_summary() -> None:
         point.quantile_values.add(quantile=quantile, value=number)
     made = metrics(metric)
     assert values(made.metrics) == {"t.count": 3, "t.sum": 6, "t@0": 1, "t@0.5": 2, "t@1": 3}
-    assert (made.taken, made.rejected) == (1, [])
+    assert (made.taken, made.rejected.count) == (1, 0)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf], ids=str)
@@ -505,7 +510,7 @@ def test_a_value_that_is_no_number_is_rejected(kind: str, number: float) -> None
     points.add(time_unix_nano=NOW_NS, as_double=number)
     made = metrics(metric)
     assert [sample.value for sample in made.metrics] == [1.0]
-    ((reason, raw),) = made.rejected
+    ((reason, raw),) = rejected(made)
     assert f"{number}" in reason
     assert len(reason) < 200
     assert metrics_pb2.NumberDataPoint.FromString(raw) is not None
@@ -516,7 +521,7 @@ def test_what_is_no_number_in_a_histogram_is_left_out() -> None:
     metric.histogram.data_points.add(time_unix_nano=NOW_NS, count=2, sum=math.inf, min=math.nan, max=math.inf)
     made = metrics(metric)
     assert values(made.metrics) == {"t.count": 2}
-    assert (made.taken, made.rejected) == (1, [])
+    assert (made.taken, made.rejected.count) == (1, 0)
 
 
 @pytest.mark.parametrize("kind", ["gauge", "sum", "histogram", "exponential_histogram", "summary"])
@@ -525,7 +530,7 @@ def test_a_stale_point_leaves_no_sample(kind: str) -> None:
     metric = Metric(name="t")
     getattr(metric, kind).data_points.add(time_unix_nano=NOW_NS, flags=1)
     made = metrics(metric)
-    assert (made.metrics, made.rejected, made.taken) == ([], [], 1)
+    assert (made.metrics, made.rejected.count, made.taken) == ([], 0, 1)
 
 
 def test_a_stale_point_with_a_value() -> None:
@@ -543,7 +548,7 @@ def test_times_of_points(time_ns: int, time_us: int) -> None:
 
 def test_metrics_that_say_nothing() -> None:
     made = metrics(Metric(name="none"), Metric(name="empty", gauge=metrics_pb2.Gauge()))
-    assert (made.metrics, made.rejected, made.taken) == ([], [], 0)
+    assert (made.metrics, made.rejected.count, made.taken) == ([], 0, 0)
 
 
 def test_a_metric_without_a_name() -> None:
@@ -551,7 +556,7 @@ def test_a_metric_without_a_name() -> None:
     unnamed.name = ""
     made = metrics(unnamed, gauge(2.0))
     assert [sample.value for sample in made.metrics] == [2.0]
-    assert "name" in made.rejected[0][0]
+    assert "name" in rejected(made)[0][0]
 
 
 @pytest.mark.parametrize("what", ["name", "labels"])
@@ -563,7 +568,7 @@ def test_a_sample_that_no_record_could_hold(what: str) -> None:
         large.gauge.data_points[0].attributes.extend(pairs({f"{i:05}{'k' * 200}": "v" * 200 for i in range(1_000)}))
     made = metrics(large, gauge(2.0))
     assert [sample.value for sample in made.metrics] == [2.0]
-    ((reason, _),) = made.rejected
+    ((reason, _),) = rejected(made)
     assert f"at most {MAX_EVENT_BYTES}" in reason
 
 
@@ -571,8 +576,13 @@ def test_a_sample_that_no_record_could_hold(what: str) -> None:
 
 
 def test_nothing_comes_of_nothing() -> None:
-    nothing = Converted()
-    assert convert.logs(ExportLogsServiceRequest(), NOW_US) == nothing
-    assert convert.traces(ExportTraceServiceRequest(), NOW_US) == nothing
-    assert convert.metrics(ExportMetricsServiceRequest(), NOW_US) == nothing
-    assert logs() == traces() == metrics() == nothing
+    for made in (
+        convert.logs(ExportLogsServiceRequest(), NOW_US),
+        convert.traces(ExportTraceServiceRequest(), NOW_US),
+        convert.metrics(ExportMetricsServiceRequest(), NOW_US),
+        logs(),
+        traces(),
+        metrics(),
+    ):
+        assert (made.events, made.metrics, made.taken, made.passed_over) == ([], [], 0, 0)
+        assert made.rejected.count == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import resource
 from collections.abc import AsyncIterator
@@ -589,3 +590,114 @@ async def test_a_deadline_that_is_given_up_and_set_again() -> None:
     deadline.close()
     await asyncio.sleep(0.06)
     assert called == [1]
+
+
+async def is_ended(reader: asyncio.StreamReader) -> bool:
+    """By an answer that says so, or by a reset where the rest of the request was still coming."""
+    try:
+        async with asyncio.timeout(5):
+            return (await reader.read()).startswith(b"HTTP/1.1 400")
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"y" * 1_000 + b"\r\n", b"x" * 1_000], ids=["many", "one"])
+async def test_a_head_without_end_is_refused(line: bytes) -> None:
+    async with served() as address:
+        reader, writer = await opened(address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(5_000):
+                writer.write(line)
+                await writer.drain()
+        assert await is_ended(reader)
+        writer.close()
+        reader, writer = await opened(address)  # a large one that ends is none of these
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\n" + b"x: " + b"y" * 50_000 + b"\r\nContent-Length: 3\r\n\r\nabc"
+        )
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_trailers_are_not_kept() -> None:
+    kept: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+        kept.append(len(scope["headers"]))
+
+    routes = Routes()
+    routes.mount("/", app)
+    async with serving(routes, "127.0.0.1:0") as address:
+        reader, writer = await opened(address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n")
+        for number in range(200):
+            writer.write(b"t%d: %s\r\n" % (number, b"x" * 500))
+        writer.write(b"\r\n")
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"abc")).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert kept == [2]
+
+
+async def test_who_does_not_read_the_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_FLUSH_S", 0.2)
+    connections: set[Any] = set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(20_000_000)})
+
+    made = server.Connection.connection_made
+
+    def remembered(self: Any, transport: Any) -> None:
+        made(self, transport)
+        self.timeout_keep_alive = 0.2
+        connections.add(transport)
+
+    monkeypatch.setattr(server.Connection, "connection_made", remembered)
+    routes = Routes()
+    routes.mount("/", app)
+    async with serving(routes, "127.0.0.1:0") as address:
+        _, writer = await opened(address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+        (transport,) = connections
+        assert transport.get_write_buffer_size() == 0
+        assert transport.is_closing()
+        writer.close()
+
+
+async def test_who_is_answered_at_once_does_not_hurry_the_next() -> None:
+    """One that is refused, and one that waits for its answer, in one packet."""
+    waiting: list[Answering] = []
+
+    def direct(request: Request, answer: Answering) -> bool:
+        if request.body == b"no ":
+            answer(403, b"{}", [])
+        else:
+            waiting.append(answer)
+        return True
+
+    routes = Routes()
+    routes.mount("/", echo, direct)
+    made = server.Connection.connection_made
+
+    def hurried(self: Any, transport: Any) -> None:
+        made(self, transport)
+        self.timeout_keep_alive = 0.2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.Connection, "connection_made", hurried)
+        async with serving(routes, "127.0.0.1:0") as address:
+            reader, writer = await opened(address)
+            writer.write(REQUEST + b"\r\nno " + REQUEST + b"\r\nyes")
+            await asyncio.sleep(0.6)
+            waiting[0](202, b"{}", [])
+            async with asyncio.timeout(5):
+                assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 403")
+                assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 202")
+            writer.close()
