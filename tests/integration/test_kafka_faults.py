@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import KafkaError
 from tests.engines.kafka.broker import Brokers, missing
 from tests.integration.kafka_support import (
     admin_of,
@@ -25,9 +29,9 @@ from tests.integration.kafka_support import (
     values,
 )
 
-from helios_core.bus.base import Commit, Consumer, Record, Topic
+from helios_core.bus.base import Commit, Consumer, Received, Record, Topic
 from helios_core.bus.kafka import topics
-from helios_core.bus.kafka.bus import KafkaBus
+from helios_core.bus.kafka.bus import KafkaBus, partition_of
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusUnavailable
 
@@ -449,3 +453,71 @@ async def test_a_cluster_of_three_has_three_copies(cluster: Brokers) -> None:
     finally:
         await asyncio.to_thread(cluster.restart, 2)
     await all_in_sync(settings)
+
+
+async def test_a_damaged_batch_holds_up_its_own_partition_alone(broker: Brokers) -> None:
+    """A bit that has flipped on the broker's disk; later a good replica leads."""
+    settings = await applied(broker.bootstrap, partitions=2, compression="none")
+    keys = {partition_of(f"k{i}".encode(), [0, 1]): f"k{i}" for i in range(20)}
+    async with opened(settings) as bus:
+        await bus.publish([record(keys[1], "DAMAGED")])
+        (path,) = broker.logs().glob(f"{settings.prefix}windows-1/*.log")
+        at = path.read_bytes().index(b"DAMAGED")
+        _flip(path, at)
+        consumer = await bus.subscribe("g", [Topic.WINDOWS])
+        sent: set[str] = set()
+        found: list[str] = []
+        for turn in range(6):
+            made = [f"{turn}-{i}" for i in range(10)]
+            await bus.publish([record(keys[0], value) for value in made])
+            sent |= {*made}
+            with contextlib.suppress(BusUnavailable):
+                found += values(await consumer.poll(max_records=1_000, timeout_s=0.5))
+        assert len(found) >= 40
+        fault = ""
+        while not fault:
+            try:
+                found += values(await consumer.poll(max_records=1_000, timeout_s=0.2))
+            except BusUnavailable as error:
+                fault = str(error)
+        assert "windows, partition 1, from offset 0 on cannot be read" in fault
+        assert {*found} == sent
+        _flip(path, at)
+        while len(found) < len(sent) + 1:
+            found += values(await eventually(lambda: consumer.poll(max_records=1_000, timeout_s=0.5)))
+    assert sorted(found) == sorted({*sent, "DAMAGED"})
+
+
+def _flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+async def test_sharing_that_fails_once_is_tried_again(bus: KafkaBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an answer that aiokafka does not know: it does nothing more until somebody asks for it."""
+    consumer = await bus.subscribe("g", [Topic.WINDOWS])
+    await bus.publish([record(f"k{i}", f"v{i}") for i in range(10)])
+    assert len(await read(consumer, 10)) == 10
+    joined = CoordinatorGroupRebalance.perform_group_join
+    failing = True
+
+    async def fails_once(self: CoordinatorGroupRebalance) -> Any:
+        nonlocal failing
+        if failing and self._coordinator is consumer._client._coordinator:
+            failing = False
+            raise KafkaError("an answer that nobody knows")
+        return await joined(self)
+
+    monkeypatch.setattr(CoordinatorGroupRebalance, "perform_group_join", fails_once)
+    other = await bus.subscribe("g", [Topic.ANOMALY_ALERTS])  # all share anew
+    await bus.publish([record(f"k{i}", f"w{i}") for i in range(10)])
+    found: list[Received] = []
+    async with asyncio.timeout(60):
+        while len(found) < 10:
+            found += await eventually(lambda: consumer.poll(max_records=100, timeout_s=0.5))
+    assert not failing
+    assert {*values(found)} >= {f"w{i}" for i in range(10)}
+    await other.close()

@@ -97,6 +97,11 @@ class Consumer(Protocol):
         """Those that it reads now."""
         ...
 
+    @property
+    def departures(self) -> int:
+        """How often some were given to another: whoever knows what was in them does not know it all any more."""
+        ...
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         """The next records in order of each partition; empty when none came within the time.
 

@@ -256,6 +256,10 @@ class EmbeddedConsumer:
     def partitions(self) -> frozenset[Partition]:
         return frozenset(self._next)
 
+    @property
+    def departures(self) -> int:
+        return 0
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived
         found = await self._bus._call(lambda connection: self._read(connection, max_records))

@@ -62,6 +62,10 @@ class MemoryConsumer:
     def partitions(self) -> frozenset[Partition]:
         return frozenset(self._partitions)
 
+    @property
+    def departures(self) -> int:
+        return 0
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         arrived = self._bus._arrived
         async with arrived:

@@ -69,6 +69,10 @@ class Brokers:
         """Where they listen."""
         return list(self._ports)
 
+    def logs(self, node: int = 0) -> Path:
+        """Where it keeps what it has."""
+        return self._folder / f"node{node}.logs"
+
     def is_running(self, node: int = 0) -> bool:
         process = self._processes[node]
         return process is not None and process.poll() is None
@@ -152,7 +156,7 @@ class Brokers:
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": self._folder / f"node{node}.logs",
+            "log.dirs": self.logs(node),
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 4,
             "offsets.topic.replication.factor": min(3, nodes),

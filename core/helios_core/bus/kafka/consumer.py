@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
+    CorruptRecordException,
     IllegalGenerationError,
     IllegalStateError,
     KafkaError,
@@ -49,6 +50,8 @@ _MOVED: Final = (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+# What a client raises of a batch that is damaged, and of a text in it that is none.
+_UNREADABLE: Final = (CorruptRecordException, UnicodeDecodeError)
 _log = structlog.get_logger(__name__)
 
 
@@ -83,12 +86,19 @@ class KafkaConsumer:
         self._committing: asyncio.Task[Any] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._given: frozenset[Partition] = frozenset()
+        self._departures = 0
+        self._ill: set[TopicPartition] = set()  # those that cannot be read, and are asked alone
         self.closed = False
 
     @property
     def partitions(self) -> frozenset[Partition]:
         """Those that were given last; while they are given out anew none of them is read."""
         return self._given
+
+    @property
+    def departures(self) -> int:
+        """See `base.Consumer`."""
+        return self._departures
 
     async def start(self, *, at_end: bool) -> None:
         """Joins the group; who only watches reads all partitions by itself, beside any other member.
@@ -104,7 +114,7 @@ class KafkaConsumer:
                 await self._client.start()
                 if at_end:
                     await self._watch(partitions)
-                await self._assigned.wait()
+                await self._until_assigned()
         except BaseException:
             await self.close()
             raise
@@ -161,13 +171,22 @@ class KafkaConsumer:
         for partition, offset in self._next.items():
             self._client.seek(partition, offset)
         self._waiting = {partition: deque() for partition in sorted(partitions)}
-        self._given = frozenset(map(self._ours, partitions))
+        before, self._given = self._given, frozenset(map(self._ours, partitions))
+        self._ill &= {*partitions}
+        self._departures += not before <= self._given
         self._assigned.set()
 
     def revoked(self) -> None:
         """None are read until they are given out anew: what waits here is read again by whoever gets it."""
         self._assigned.clear()
         self._waiting = {}
+
+    async def _until_assigned(self) -> None:
+        """Until it has its partitions. After an error that aiokafka has no answer to, it waits to be asked for it."""
+        while not self._assigned.is_set():
+            self._client._coordinator.check_errors()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._assigned.wait(), _FETCH_S)
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         async with self._asking("Kafka cannot be read", timeout_s + _ANSWER_S):
@@ -200,17 +219,60 @@ class KafkaConsumer:
             return
         try:
             await self._look(wanted)
-            found = await self._client.getmany(*wanted, timeout_ms=round(timeout_s * 1_000), max_records=_FETCH_RECORDS)
+            found = await self._read(wanted, timeout_s)
         except IllegalStateError:  # they were given to others just now
             return
         for partition, records in found.items():
             self._clock.saw(partition, records[-1].timestamp * 1_000, _steady_us())
             if partition in self._waiting:
                 self._waiting[partition].extend(records)
+                self._next.setdefault(partition, records[0].offset)  # it was given anew before it was looked at
                 self._came_ms[partition] = self._answered_ms(partition)
             else:  # whoever is given it reads them again
                 with suppress(IllegalStateError):
                     self._client.seek(partition, records[0].offset)
+
+    async def _read(self, partitions: Collection[TopicPartition], timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        """What has come for these. One that cannot be read, such as a damaged batch, does not hold up the others.
+
+        Raises:
+            BusUnavailable: one cannot be read, and nothing has come for the others.
+        """
+        well = [partition for partition in partitions if partition not in self._ill]
+        alone = [partition for partition in partitions if partition in self._ill]
+        found: dict[TopicPartition, list[Any]] = {}
+        try:
+            if well:
+                found = await self._get(*well, timeout_s=timeout_s)
+        except _UNREADABLE:
+            self._go_back(well)  # the client is past what it had of the others, and nobody was given
+            alone += well
+        faults = []
+        for partition in alone:
+            try:
+                found |= await self._get(partition, timeout_s=0 if len(alone) < len(partitions) else _FETCH_S)
+                self._ill -= found.keys()
+            except _UNREADABLE as error:
+                self._go_back([partition])
+                self._ill.add(partition)
+                place = f"{partition.topic}, partition {partition.partition}, from offset {self._next.get(partition)}"
+                faults.append(f"{place} on cannot be read: {error or type(error).__name__}")
+        if faults and not found:
+            raise BusUnavailable(faults[0])
+        return found
+
+    async def _get(self, *partitions: TopicPartition, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        found: dict[TopicPartition, list[Any]] = await self._client.getmany(
+            *partitions, timeout_ms=round(timeout_s * 1_000), max_records=_FETCH_RECORDS
+        )
+        return found
+
+    def _go_back(self, partitions: Collection[TopicPartition]) -> None:
+        """To where those of which nothing waits go on."""
+        for partition in partitions:
+            if partition in self._next and not self._waiting.get(partition, True):
+                with suppress(IllegalStateError):
+                    self._client.seek(partition, self._next[partition])
 
     async def _look(self, partitions: Collection[TopicPartition]) -> None:
         """Where those of which nothing waits go on: also after offsets that are no records, or no more.
@@ -234,6 +296,8 @@ class KafkaConsumer:
     def _may_have(self, partition: TopicPartition) -> bool:
         """There is more, or there was none when it was last asked, which was before others gave what waits here."""
         answered_ms = self._answered_ms(partition)
+        if partition in self._ill:
+            return False
         if partition in self._overdue and self._overdue[partition] == answered_ms:
             return False
         newest_ms = max((self._came_ms[other] for other, waiting in self._waiting.items() if waiting), default=0)
@@ -279,7 +343,7 @@ class KafkaConsumer:
         async with self._asking("Kafka does not take the commit"):
             if self._committing is not None:
                 await asyncio.wait({self._committing})
-            await self._assigned.wait()
+            await self._until_assigned()
             offsets: dict[TopicPartition, Any] = {
                 partition: OffsetAndMetadata(given.next_offset, b64encode(given.metadata).decode())
                 for partition in self._waiting
@@ -297,7 +361,7 @@ class KafkaConsumer:
 
     async def committed(self) -> Mapping[Partition, Commit]:
         async with self._asking("Kafka does not tell what is committed"):
-            await self._assigned.wait()
+            await self._until_assigned()
             partitions = list(self._waiting)
             if not partitions:
                 return {}
@@ -312,7 +376,7 @@ class KafkaConsumer:
     async def rewind(self) -> None:
         async with self._asking("Kafka cannot be read from the beginning"):
             while True:
-                await self._assigned.wait()
+                await self._until_assigned()
                 partitions = list(self._waiting)
                 starts = await self._client.beginning_offsets(partitions)
                 if partitions == list(self._waiting):
@@ -328,7 +392,7 @@ class KafkaConsumer:
 
     async def _lag(self) -> Lag:
         while True:
-            await self._assigned.wait()
+            await self._until_assigned()
             partitions = list(self._waiting)
             asked_us = _steady_us()
             ends = await self._client.end_offsets(partitions)
