@@ -21,7 +21,7 @@ from helios_core import wire
 from helios_core.alerts import Alert, alert_row
 from helios_core.bus.base import Bus, Commit, Consumer, Partition, Received, Record, Topic
 from helios_core.clock import US_PER_S, Clock, SystemClock
-from helios_core.errors import WireError
+from helios_core.errors import BusUnavailable, WireError
 from helios_core.records import check_version, dead_letter, stored_slice_of
 from helios_core.retry import until_available
 from helios_core.store.base import EventsWrite, MetricsWrite, Outcome, SliceWrite, Statement, Store, Write
@@ -35,6 +35,7 @@ _TOPICS: Final = (Topic.WINDOWS, Topic.EVENTS, Topic.METRICS, Topic.ANOMALY_ALER
 _MAX_RECORDS: Final = 1_000
 _POLL_S: Final = 0.5
 _PRUNE_EVERY_US: Final = 3_600 * US_PER_S
+_LAG_S: Final = 1.0
 _KEEP_EVERY_S: Final = 5.0
 _BEHIND: Final = _MAX_RECORDS  # records that are not in the store yet: another poll is full
 _OTHER: Final = "came before with other content"
@@ -102,16 +103,23 @@ class StoreWriter:
                 done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in decoded.received}
                 await until_available(partial(consumer.commit, done))
                 decoded = following.result()
-                unwritten = len(decoded.received) if decoded is not None else 0
-                lag = unwritten + (await until_available(consumer.lag)).records
-                self._telemetry.lag.set(lag)
-                self._lag.saw(lag)
-                self._is_behind = lag >= _BEHIND
+                await self._look(consumer, len(decoded.received) if decoded is not None else 0)
         finally:
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.wait([keeping])
             await consumer.close()
+
+    async def _look(self, consumer: Consumer, unwritten: int) -> None:
+        """How far it is behind, if the bus says so at once: one partition that is away holds up no other."""
+        try:
+            async with asyncio.timeout(_LAG_S):
+                lag = unwritten + (await consumer.lag()).records
+        except (BusUnavailable, TimeoutError):
+            return
+        self._telemetry.lag.set(lag)
+        self._lag.saw(lag)
+        self._is_behind = lag >= _BEHIND
 
     async def _keep(self, retention_us: int) -> None:
         """Rollups and retention, beside the writing; what fails here is tried again, and holds nothing up."""

@@ -83,7 +83,7 @@ class Applying:
             return self._slice(write)
         place = _place(write)
         if write.offset < self.positions[place]:
-            return Outcome(Verdict.DUPLICATE)
+            return Outcome(Verdict.DUPLICATE, 0, self._conflicting(write))
         self.positions[place] = write.offset + 1
         if isinstance(write, EventsWrite):
             return self._record(write)
@@ -101,6 +101,17 @@ class Applying:
                 for index, event in enumerate(write.slice.samples)
             )
         return Outcome(verdict)
+
+    def _conflicting(self, write: EventsWrite | MetricsWrite) -> tuple[Event, ...]:
+        """What of a record that was applied before is not in the store: it may not be in the dead letter either."""
+        if isinstance(write, MetricsWrite):
+            return ()
+        found = []
+        for event, key in zip(write.record.events, self._keys[write.partition, write.offset], strict=True):
+            known = self._hashes.get((event.time_us, key)) if event.id else None
+            if known is not None and known != rows.event_row(event, key)["content_hash"]:
+                found.append(event)
+        return tuple(found)
 
     def _record(self, write: EventsWrite) -> Outcome:
         fresh: list[Event] = []

@@ -309,6 +309,32 @@ async def test_an_event_id_with_other_content_is_a_conflict_and_the_others_are_w
     assert events_pb2.Event.FromString(dead.value).message == "other"
 
 
+async def test_a_conflict_is_kept_also_when_the_writer_ends_before_its_dead_letter(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows the record by then, and what was not taken of it is nowhere else."""
+    bus = Site()
+    await bus.publish([raw(count=1), events_record(EventRecord("api", START, [other_event()]))])
+
+    async def killed(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus, "publish", killed)
+        with pytest.raises(Killed):
+            await write(bus, store)
+    assert await on(bus, Topic.DEAD_LETTER) == []
+    await write(bus, store)
+    (dead,) = await on(bus, Topic.DEAD_LETTER)
+    assert dead.headers["kind"] == "event conflict"
+    assert await events(store) == 1
+
+
+def other_event() -> Event:
+    """Of the same id and time as the first of `raw`."""
+    return Event(START, "api", Level.INFO, "other", id="0")
+
+
 # ---- what is away for a while
 
 

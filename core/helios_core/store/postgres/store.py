@@ -171,6 +171,8 @@ class PostgresStore:
                         # A server that has lost us lets go of what we have locked.
                         "statement_timeout": limit_ms,
                         "idle_in_transaction_session_timeout": limit_ms,
+                        # What is committed here is taken off the bus.
+                        "synchronous_commit": "on",
                     },
                 )
             try:
