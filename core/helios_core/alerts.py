@@ -146,9 +146,13 @@ _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Alert)
 
 
-def alert_id(service: str, family: Family, decided_us: int, model_version: str) -> str:
-    """16 hexadecimal digits."""
-    text = "\0".join((service, family, str(decided_us), model_version))
+def alert_id(service: str, family: Family, decided_us: int, of: str = "") -> str:
+    """16 hexadecimal digits.
+
+    Args:
+        of: what else tells apart what may be said of one service and family at one time, such as the agent.
+    """
+    text = "\0".join((service, family, str(decided_us), of))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

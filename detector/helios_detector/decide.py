@@ -126,7 +126,7 @@ class Decider:
             # Silence began when the last event came, however long it took to be one.
             silent_us = (round(f.minutes * _MINUTE_US) for f in believed if f.detector == "silence")
             onset_us = min([onset_us, *(now_us - span for span in silent_us)])
-            id_ = alert_id(horizon.service, family, now_us, horizon.model_version)
+            id_ = alert_id(horizon.service, family, now_us)
             episode = state.episode = _Episode(id_, severity, onset_us, now_us, state.suppressed)
             alert = _alert(episode, id_, AlertState.FIRED, family, believed, findings, horizon)
             episode.suppressed = state.suppressed = 0
@@ -137,7 +137,7 @@ class Decider:
             severity = max((finding.severity for finding in believed), key=lambda s: s.rank)
             if _worse(severity, episode.severity):
                 episode.severity = severity
-                id_ = alert_id(horizon.service, family, now_us, horizon.model_version)
+                id_ = alert_id(horizon.service, family, now_us)
                 alert = _alert(episode, id_, AlertState.RAISED, family, believed, findings, horizon)
                 episode.suppressed = 0
                 return alert
@@ -147,7 +147,7 @@ class Decider:
             return None
         state.episode = None
         state.closed_us, state.closed_severity = now_us, episode.severity
-        id_ = alert_id(horizon.service, family, now_us, horizon.model_version)
+        id_ = alert_id(horizon.service, family, now_us)
         return _alert(episode, id_, AlertState.RESOLVED, family, (), (), horizon)
 
     def _other_open(self, family: Family) -> bool:

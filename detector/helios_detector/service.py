@@ -88,6 +88,9 @@ class DetectorService:
         self._watermarks = Watermarks(context.idle_after_us)
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._published = {partition: commit.next_offset for partition, commit in committed.items()}
+        self._offsets = dict(self._published)
+        self._marks = _marks_of(committed)
+        self._homes: dict[str, int] = {}  # the number of the partition of each service
         self._said = agents.Said()
         self._since_us = _NEVER_US  # it has listened, by a clock that was not set since
         self._listens = False  # it has read all that had come once; before, nobody is lost
@@ -119,23 +122,23 @@ class DetectorService:
         consumer = await until_available(partial(self._context.bus.subscribe, GROUP, topics))
         try:
             while True:
-                partitions = consumer.partitions
+                share = consumer.partitions, consumer.departures
                 self._begin(await until_available(consumer.committed))
                 await until_available(consumer.rewind)
-                outcome = await self._follow(consumer, partitions)
+                outcome = await self._follow(consumer, share)
                 if outcome is not None:
                     return outcome
-                _log.info("partitions_changed", before=len(partitions), now=len(consumer.partitions))
+                _log.info("partitions_changed", before=len(share[0]), now=len(consumer.partitions))
         finally:
             await consumer.close()
 
-    async def _follow(self, consumer: Consumer, partitions: frozenset[Partition]) -> Outcome | None:
-        """Decides while these partitions are read; None when they are others."""
+    async def _follow(self, consumer: Consumer, share: tuple[frozenset[Partition], int]) -> Outcome | None:
+        """Decides while these partitions are read; None when they are others, or were somebody else's meanwhile."""
         while True:
             ending = self._context.drain.is_set()
             poll = partial(consumer.poll, max_records=_MAX_RECORDS, timeout_s=0 if ending else _POLL_S)
             received = await until_available(poll)
-            if consumer.partitions != partitions:
+            if (consumer.partitions, consumer.departures) != share:
                 return None
             self._lag = await until_available(consumer.lag)
             self._telemetry.lag.set(self._lag.records)
@@ -144,8 +147,7 @@ class DetectorService:
             alerts = await asyncio.to_thread(self._take, received)
             await self._publish(alerts)
             if received:
-                done: dict[Partition, Commit] = {r.partition: Commit(r.offset + 1) for r in received}
-                await until_available(partial(consumer.commit, self._forward(done)))
+                await until_available(partial(consumer.commit, self._done(received)))
 
     async def rebuild(self) -> None:
         """Learns all that the bus keeps; publishes and commits nothing."""
@@ -156,9 +158,14 @@ class DetectorService:
             await asyncio.to_thread(self._take, received)
         await consumer.close()
 
-    def _forward(self, done: dict[Partition, Commit]) -> dict[Partition, Commit]:
-        """Commits never go back while it catches up."""
-        return {p: Commit(max(commit.next_offset, self._published.get(p, 0))) for p, commit in done.items()}
+    def _done(self, received: Sequence[Received]) -> dict[Partition, Commit]:
+        """How far all partitions are decided, by records and by time; it never goes back while it catches up."""
+        for record in received:
+            self._offsets[record.partition] = max(record.offset + 1, self._offsets.get(record.partition, 0))
+        return {
+            partition: Commit(offset, str(max(self._ticked_us, self._marks.get(partition.number) or 0)).encode())
+            for partition, offset in self._offsets.items()
+        }
 
     def _take(self, received: Sequence[Received]) -> list[Alert]:
         """The alerts to publish. Off the event loop: it computes.
@@ -177,7 +184,8 @@ class DetectorService:
                     self._is_news = record.offset >= self._published.get(record.partition, 0)
                 if self._is_set_back(record.time_us):
                     self._step_back(record.time_us)
-                decided = self._tick(record.time_us) + self._one(record)
+                alerts += self._tick(record.time_us)
+                decided = self._one(record)
                 if self._is_news:
                     alerts += decided
                 self._last_us = record.time_us
@@ -252,10 +260,12 @@ class DetectorService:
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
             service = self._watermarks.under(events.service)
+            self._homes[service] = record.partition.number
             self._watermarks.received(service, record.time_us)
             return service, deltas_of(events, duration_ms=self._context.window_ms), []
         id_, content, part = slice_of(record)
         service = self._watermarks.under(part.service, id_.agent_id)
+        self._homes[service] = record.partition.number
         if not self._is_new(id_, record.partition.number, part.service, content):
             return service, [], []
         if part.history:
@@ -283,7 +293,7 @@ class DetectorService:
         return ledger.apply(id_.sequence, service, content) is Verdict.APPLIED
 
     def _tick(self, until_us: int) -> list[Alert]:
-        """What time alone decides, at each full second: silent sources, lost agents."""
+        """What time alone decides, at each full second, and nobody has published: silent sources, lost agents."""
         if self._context.idle_after_us is None:
             return []
         alerts: list[Alert] = []
@@ -294,14 +304,21 @@ class DetectorService:
         while self._ticked_us + _TICK_US <= until_us:
             before_us, self._ticked_us = self._ticked_us, self._ticked_us + _TICK_US
             now_us = self._ticked_us
+            decided: list[Alert] = []
             for agent in self._watermarks.newly_lost(now_us, self._since_us):
-                alerts += self._lost(agent)
+                decided += self._lost(agent)
             self._watermarks.forget(now_us)
             if self._listens:
-                alerts += self._saying([agents.ended(alert, now_us) for alert in self._said.given_up(now_us)])
+                decided += self._saying([agents.ended(alert, now_us) for alert in self._said.given_up(now_us)])
             for service in sorted(self._watermarks.waiting(now_us, before_us)):
-                alerts += self._decided(service, now_us)
+                decided += self._decided(service, now_us)
+            alerts += (alert for alert in decided if self._is_unsaid(alert, now_us))
         return alerts
+
+    def _is_unsaid(self, alert: Alert, now_us: int) -> bool:
+        """Nobody who had its service has decided by time up to then, and committed that."""
+        mark_us = self._marks.get(self._homes.get(alert.service, -1), 0)
+        return self._is_news if mark_us is None else now_us > mark_us
 
     def _lost(self, agent: Agent) -> list[Alert]:
         """What there is to say of it, unless somebody has said it: he may have heard of the agent at another time."""
@@ -339,6 +356,7 @@ class DetectorService:
             late_until=rfc3339(self._ticked_us),  # what is read up to there counts as late
         )
         self._watermarks.step_to(now_us)
+        self._marks = {}  # of a time that is to come again
         self._listen(now_us)
 
     def _step_forward(self, now_us: int) -> None:
@@ -369,6 +387,16 @@ class DetectorService:
             spans = {name: (first, learned[name], last) for name, (first, last) in self.outcome.span_us.items()}
             self.outcome.evaluation = evaluate(self.outcome.alerts, self._labels, spans)
         return self.outcome
+
+
+def _marks_of(committed: Mapping[Partition, Commit]) -> dict[int, int | None]:
+    """Up to when what time alone decides was published, by the number of the partition; None where none has said."""
+    marks: dict[int, int | None] = {}
+    for partition, commit in committed.items():
+        said = int(commit.metadata) if commit.metadata.isdigit() else None
+        known = marks.get(partition.number)
+        marks[partition.number] = said if known is None else max(known, said or 0)
+    return marks
 
 
 async def run(context: Context) -> Outcome:

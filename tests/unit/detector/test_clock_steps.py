@@ -95,6 +95,10 @@ class Script:
     def partitions(self) -> frozenset[Partition]:
         return frozenset()
 
+    @property
+    def departures(self) -> int:
+        return 0
+
     async def rewind(self) -> None:
         return None
 

@@ -60,6 +60,7 @@ class Site:
     """A bus of several partitions whose reader is driven by hand: each poll brings the next step.
 
     Attributes:
+        departures: how often the reader's partitions were another's meanwhile.
         kills: at which operation (poll, publish, commit: counted over all runs) the process ends.
         order: shuffles partitions within a poll; the order of each is kept.
     """
@@ -76,6 +77,7 @@ class Site:
     taken: int = 0
     dies_every: int = 0  # steps, when all of one was taken and committed
     deaths: int = 0
+    departures: int = 0
 
     def reached(self, name: str) -> None:
         """Ends the process when it is told to, before the operation or after it."""
@@ -161,6 +163,10 @@ class Reader:
     @property
     def partitions(self) -> frozenset[Partition]:
         return frozenset()
+
+    @property
+    def departures(self) -> int:
+        return self._site.departures
 
     async def rewind(self) -> None:
         self._next = {}
@@ -280,6 +286,62 @@ async def test_the_slower_agent_holds_horizons_back_until_it_is_idle(tmp_path: P
     assert decided[120] == 3
     assert decided[130] == 12  # silent for half a minute: to 120
     assert decided[190] == 18
+
+
+# --- several members of the group ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_what_time_alone_decided_is_known_for_each_partition(tmp_path: Path, marked: bool) -> None:
+    """One member had `api` and died at 325. Another had `web`, went on to 350, and is given all."""
+    agent = Sender(b"w" * 16, "hw")
+    site = Site([Step(352), Step(353), Step(360), Step(400)])
+    for second in range(10, 360, 10):
+        site.clock.advance_to(us(second))
+        site.put([agent.send(second, delta(second - 10), service="web")])
+        site.clock.advance_to(us(second + 0.1))
+        if second <= 330:
+            site.put([raw(second - 10, *((20, 0) if second <= 300 else (400, 360)), at=second)])
+    assert len({partition.number for partition in site.logs}) == 2
+    for partition, log in site.logs.items():
+        until_us = us(350 if partition.topic is Topic.WINDOWS else 325)
+        taken = [record for record in log if record.time_us <= until_us]
+        site.commits[partition] = Commit(len(taken), str(until_us).encode() if marked else b"")
+    await ran(site, tmp_path)
+    # Of a release that did not say it, only what came with a record of its own is known to be unsaid.
+    assert stories(site.published)[:1] == ([("api", Family.ERRORS, FIRED)] if marked else [])
+    assert all(int(commit.metadata) >= us(350) for commit in site.commits.values() if marked)
+
+
+async def test_partitions_that_were_anothers_meanwhile_are_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps() -> list[Step]:
+        good = [Step(second, [raw(second - 10, at=second)]) for second in range(10, 310, 10)]
+        bad = [Step(second, [raw(second - 10, 400, 360, at=second)]) for second in range(310, 400, 10)]
+        return [*good, *bad, Step(402), Step(403), Step(410)]
+
+    whole = Site(steps())
+    await ran(whole, tmp_path / "one")
+    site = Site(steps())
+    polled = Reader.poll
+
+    async def poll(self: Reader, **how: float) -> list[Received]:
+        """Another has all, takes and commits what comes from 310 on, and leaves without deciding it."""
+        got = await polled(self, **how)  # type: ignore[arg-type]
+        if not site.departures and site.steps[site.taken - 1].second == 310:
+            for step in site.steps[site.taken : -3]:
+                site.taken += 1
+                site.clock.advance_to(us(step.second))
+                site.put(step.records)
+            self._next = {partition: len(log) for partition, log in site.logs.items()}
+            site.departures += 1
+        return got
+
+    monkeypatch.setattr(Reader, "poll", poll)
+    await ran(site, tmp_path / "two")
+    assert whole.published
+    assert [alert.id for alert in site.published] == [alert.id for alert in whole.published]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
