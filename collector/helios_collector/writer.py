@@ -154,7 +154,7 @@ class StoreWriter:
         received = await until_available(poll)
         if ending and not received:
             return None
-        return await _decoded(received)
+        return await _decoded(received, consumer.log)
 
     async def _prune(self, retention_us: int) -> None:
         """Once an hour."""
@@ -208,7 +208,7 @@ class StoreWriter:
         return [None] * len(alerts)
 
 
-async def _decoded(received: Sequence[Received]) -> _Decoded:
+async def _decoded(received: Sequence[Received], log: str) -> _Decoded:
     decoded = _Decoded(received)
     turns = Turns()
     for record in received:
@@ -218,7 +218,7 @@ async def _decoded(received: Sequence[Received]) -> _Decoded:
                 statement = Statement("upsert_anomaly", alert_row(Alert.from_bytes(record.value)))
                 decoded.alerts.append((record, statement))
             else:
-                decoded.writes.append((record, _write_of(record)))
+                decoded.writes.append((record, _write_of(record, log)))
         except WireError as error:
             decoded.dead.append(_dead(record, error))
     return decoded
@@ -245,11 +245,11 @@ def _dead(record: Received, error: Exception) -> Record:
     return dead_letter(f"record of {record.partition.topic}", str(error), record.value, record)
 
 
-def _write_of(record: Received) -> Write:
+def _write_of(record: Received, log: str) -> Write:
     check_version(record)
     if record.partition.topic is Topic.EVENTS:
-        return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value))
+        return EventsWrite(record.partition, record.offset, wire.record_from_bytes(record.value), log)
     if record.partition.topic is Topic.METRICS:
-        return MetricsWrite(record.partition, record.offset, wire.metric_record_from_bytes(record.value))
+        return MetricsWrite(record.partition, record.offset, wire.metric_record_from_bytes(record.value), log)
     id_, content, part = stored_slice_of(record)
     return SliceWrite(id_, record.partition.number, content, part)

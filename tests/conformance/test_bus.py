@@ -179,6 +179,22 @@ async def test_the_embedded_log_outlives_its_process(tmp_path: Path) -> None:
     await second.close()
 
 
+async def test_all_who_read_agree_which_log_it_is(bus: Bus) -> None:
+    first = await bus.subscribe("g", [Topic.EVENTS])
+    assert first.log == (await bus.subscribe("other", [Topic.WINDOWS], at_end=True)).log != ""
+
+
+async def test_a_file_made_anew_is_another_log(tmp_path: Path) -> None:
+    logs = []
+    for _ in range(2):
+        for path in (tmp_path / "bus.db", tmp_path / "bus.db"):
+            log = EmbeddedBus(path)
+            logs.append((await log.subscribe("g", [Topic.EVENTS])).log)
+            await log.close()
+        (tmp_path / "bus.db").unlink()
+    assert logs[0] == logs[1] != logs[2] == logs[3]
+
+
 async def test_retention_keeps_what_a_group_has_not_read(tmp_path: Path) -> None:
     bus = EmbeddedBus(tmp_path / "bus.db", max_bytes=1_000, hard_max_bytes=100_000)
     slow = await bus.subscribe("slow", [Topic.WINDOWS])

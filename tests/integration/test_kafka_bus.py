@@ -464,6 +464,14 @@ async def test_marks_of_transactions_are_no_records(bus: KafkaBus, settings: Kaf
     assert (await consumer.lag()).records == 0
 
 
+async def test_topics_of_another_prefix_are_another_log(kafka: str) -> None:
+    logs = set()
+    for _ in range(2):
+        async with opened(await applied(kafka, partitions=2)) as bus:
+            logs.add((await bus.subscribe("g", [Topic.EVENTS])).log)
+    assert len(logs) == 2
+
+
 # Members of a group
 
 

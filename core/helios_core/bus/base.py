@@ -98,6 +98,11 @@ class Consumer(Protocol):
         ...
 
     @property
+    def log(self) -> str:
+        """What the offsets are of: another where all began at 0 again, in another cluster, under another prefix."""
+        ...
+
+    @property
     def departures(self) -> int:
         """How often some were given to another: whoever knows what was in them does not know it all any more."""
         ...

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -36,6 +37,7 @@ from helios_core.errors import BusError, BusRejected, BusUnavailable
 
 _T = TypeVar("_T")
 _SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS log (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS records (
     topic   TEXT    NOT NULL,
     offset  INTEGER NOT NULL,
@@ -97,6 +99,7 @@ class EmbeddedBus:
         self._requests: queue.Queue[_Request | None] = queue.Queue(_MAX_QUEUED)
         self._arrived = asyncio.Event()
         self._closed = False
+        self.log = ""  # of this file, since it was made
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(path,), name="helios-bus", daemon=True)
         self._thread.start()
@@ -148,6 +151,8 @@ class EmbeddedBus:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.executescript(_SCHEMA)
+                connection.execute("INSERT INTO log SELECT ? WHERE NOT EXISTS (SELECT 1 FROM log)", (uuid4().hex,))
+                (self.log,) = connection.execute("SELECT id FROM log").fetchone()
             except sqlite3.Error:
                 connection.close()
                 raise
@@ -248,6 +253,7 @@ class EmbeddedConsumer:
 
     def __init__(self, bus: EmbeddedBus, group: str, topics: Sequence[Topic], start: dict[Partition, int]) -> None:
         self._bus = bus
+        self.log = bus.log
         self._group = group
         self._topics = topics
         self._next = start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 from helios_core.bus.base import Commit, Lag, Partition, Received, Record, Topic, check, first_of, in_order_of_time
 from helios_core.clock import Clock, SystemClock
@@ -17,6 +18,7 @@ class MemoryBus:
         self._logs: dict[Topic, list[Received]] = {topic: [] for topic in Topic}
         self._commits: dict[tuple[str, Partition], Commit] = {}
         self._arrived = asyncio.Condition()
+        self.log = uuid4().hex
 
     async def publish(self, records: Sequence[Record]) -> None:
         check(records)
@@ -61,6 +63,10 @@ class MemoryConsumer:
     @property
     def partitions(self) -> frozenset[Partition]:
         return frozenset(self._partitions)
+
+    @property
+    def log(self) -> str:
+        return self._bus.log
 
     @property
     def departures(self) -> int:

@@ -18,7 +18,7 @@ from helios_core.stored import StoredSlice, StoredWindow
 from helios_core.windows import deltas_of
 
 LedgerKey = tuple[bytes, bytes, int]  # agent id, incarnation (8 bytes, big-endian), partition
-Place = tuple[str, int]  # topic, partition
+Place = tuple[str, int]  # topic, with the log that it is in; partition
 EventId = tuple[int, bytes]  # time in µs, idem_key
 
 
@@ -145,4 +145,5 @@ def _ledger_key(write: SliceWrite) -> LedgerKey:
 
 
 def _place(write: EventsWrite | MetricsWrite) -> Place:
-    return (str(write.partition.topic), write.partition.number)
+    topic = str(write.partition.topic)
+    return (f"{topic}@{write.log}" if write.log else topic, write.partition.number)

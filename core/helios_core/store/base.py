@@ -27,20 +27,26 @@ class SliceWrite:
 
 @dataclass(frozen=True, slots=True)
 class EventsWrite:
-    """A record from the topic `events`, with where it stood: its identity."""
+    """A record from the topic `events`, with where it stood: its identity.
+
+    Attributes:
+        log: what the offset is of, see `bus.base.Consumer`.
+    """
 
     partition: Partition
     offset: int
     record: EventRecord
+    log: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsWrite:
-    """A record from the topic `metrics`, with where it stood: its identity."""
+    """A record from the topic `metrics`, with where it stood: its identity, as of an EventsWrite."""
 
     partition: Partition
     offset: int
     record: MetricRecord
+    log: str = ""
 
 
 Write = SliceWrite | EventsWrite | MetricsWrite

@@ -109,7 +109,7 @@ def sample_key(id_: BatchId, service: str, index: int) -> bytes:
 
 def event_keys(write: EventsWrite) -> list[bytes]:
     """The identity of each raw event: the sender's id, or its place on the bus when it has none."""
-    place = f"place\0{write.partition.topic}\0{write.partition.number}\0{write.offset}\0"
+    place = f"place\0{write.log}\0{write.partition.topic}\0{write.partition.number}\0{write.offset}\0"
     return [
         _hash(f"id\0{event.service}\0{event.id}".encode("utf-8", "surrogatepass"))
         if event.id

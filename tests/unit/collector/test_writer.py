@@ -309,6 +309,18 @@ async def test_an_event_id_with_other_content_is_a_conflict_and_the_others_are_w
     assert events_pb2.Event.FromString(dead.value).message == "other"
 
 
+async def test_offsets_that_begin_again_are_those_of_other_records(store: SqliteStore) -> None:
+    """Of topics that were made anew under another prefix, or a log whose file was removed."""
+    before = Site()
+    await before.publish([raw(count=3), raw(count=2, service="cart")])
+    await write(before, store)
+    after = Site()
+    await after.publish([raw(count=4, service="pay")])
+    counts = await write(after, store)
+    assert counts["duplicates"] == 0
+    assert await events(store) == 9
+
+
 async def test_a_conflict_is_kept_also_when_the_writer_ends_before_its_dead_letter(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,10 @@ class Script:
         return frozenset()
 
     @property
+    def log(self) -> str:
+        return ""
+
+    @property
     def departures(self) -> int:
         return 0
 

@@ -165,6 +165,10 @@ class Reader:
         return frozenset()
 
     @property
+    def log(self) -> str:
+        return ""
+
+    @property
     def departures(self) -> int:
         return self._site.departures
 

@@ -65,6 +65,7 @@ class KafkaConsumer:
     def __init__(self, settings: KafkaSettings, group: str, topics: Sequence[Topic]) -> None:
         self._topics = {settings.prefix + topic.value: topic for topic in topics}
         self._connection = settings.connection()
+        self._prefix = settings.prefix
         self._group = settings.prefix + group
         self._client = AIOKafkaConsumer(
             **self._connection,
@@ -86,6 +87,7 @@ class KafkaConsumer:
         self._committing: asyncio.Task[Any] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._given: frozenset[Partition] = frozenset()
+        self._log = ""
         self._departures = 0
         self._ill: set[TopicPartition] = set()  # those that cannot be read, and are asked alone
         self.closed = False
@@ -94,6 +96,11 @@ class KafkaConsumer:
     def partitions(self) -> frozenset[Partition]:
         """Those that were given last; while they are given out anew none of them is read."""
         return self._given
+
+    @property
+    def log(self) -> str:
+        """See `base.Consumer`."""
+        return self._log
 
     @property
     def departures(self) -> int:
@@ -122,7 +129,9 @@ class KafkaConsumer:
     async def _partitions(self) -> list[TopicPartition]:
         """All of its topics; BusUnavailable when one is not there."""
         async with self._admin() as admin:
+            cluster = (await admin.describe_cluster())["cluster_id"]
             described = await admin.describe_topics(list(self._topics))
+        self._log = f"{cluster}/{self._prefix}"
         partitions = [
             TopicPartition(topic["topic"], partition["partition"])
             for topic in described
