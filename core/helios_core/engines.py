@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,6 +21,9 @@ from helios_core.retry import until_reached
 from helios_core.store.base import Outcome, Row, Statement, Store, Write
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from helios_core.store.postgres.store import PostgresStore
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +93,13 @@ async def opened(
         bus = EmbeddedBus(data_dir / "bus.db") if kafka is None else await _kafka(kafka, stop)
         held.push_async_callback(bus.close)
         store: Store = NoStore()
-        if stores:
-            store = SqliteStore(data_dir / "store.db") if postgres is None else await _postgres(postgres, stop)
-        held.push_async_callback(store.close)
+        if stores and postgres is None:
+            store = SqliteStore(data_dir / "store.db")
+            held.push_async_callback(store.close)
+        elif stores and postgres is not None:
+            store = connecting = _postgres(postgres)
+            held.push_async_callback(store.close)
+            await _connected(connecting, stop)
         yield Engines(bus, store)
 
 
@@ -110,16 +117,26 @@ async def _kafka(settings: KafkaSettings, stop: asyncio.Event | None) -> Bus:
     return KafkaBus(settings)
 
 
-async def _postgres(settings: PostgresSettings, stop: asyncio.Event | None) -> Store:
+def _postgres(settings: PostgresSettings) -> PostgresStore:
     try:
         from helios_core.store.postgres.store import PostgresStore
     except ImportError as error:
         raise MissingExtra("asyncpg", "timescale") from error
-    store = PostgresStore(settings)
-    try:
+    return PostgresStore(settings)
+
+
+async def _connected(store: PostgresStore, stop: asyncio.Event | None) -> None:
+    """As soon as it is, or as it is known that nobody answers there; not later than `stop`."""
+    if stop is None:
         await store.connect()
+        return
+    connecting, stopping = asyncio.ensure_future(store.connect()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connecting.result()
     except StoreUnreachable as error:
-        if stop is None:
-            raise
         _log.warning("started_without_store", error=str(error))
-    return store
+    finally:
+        connecting.cancel()
+        stopping.cancel()

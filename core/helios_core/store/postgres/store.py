@@ -149,7 +149,12 @@ class PostgresStore:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(_seen)
-        return await asyncio.shield(self._connecting)
+        try:
+            return await asyncio.shield(self._connecting)
+        except asyncio.CancelledError:
+            if self._closed:  # it was the connecting that ended, and not who waits for it
+                raise StoreUnavailable("the store is closed") from None
+            raise
 
     async def _connect(self) -> asyncpg.Pool[asyncpg.Record]:
         limit_ms = str(round(self._command_s * 1_000))
