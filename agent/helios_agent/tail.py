@@ -16,7 +16,7 @@ import glob
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -165,13 +165,17 @@ class Tail:
         """(id, offset) of an open file by the table above; None when it has to wait."""
         status = os.fstat(descriptor)
         key = (status.st_dev, status.st_ino)
-        for id_, known in list(self._known.items()):
-            if known.key != key:
-                continue
+        # Streams that ended here by a truncation may be known beside the one that goes on.
+        here = sorted(
+            ((id_, known) for id_, known in self._known.items() if known.key == key), key=lambda one: -one[1].offset
+        )
+        for id_, known in here:
             if continues(descriptor, known) or not known.offset:
+                self._forget(other for other, _ in here if other != id_)
                 return id_, known.offset
-            # Truncated or rewritten while the agent was away.
-            self._adopt_copy(id_, known, path)
+        if here:  # truncated or rewritten while the agent was away
+            for id_, known in here:
+                self._adopt_copy(id_, known, path)
             return self._fresh_id(key), 0
         for id_, known in self._known.items():
             if continues(descriptor, known) and not _is_whole(known):
@@ -192,6 +196,11 @@ class Tail:
         tracked.offset, tracked.skipping = 0, False
         tracked.checkpoint = checkpoint_of(tracked.descriptor, 0, tracked.path)
         self.files[tracked.id] = tracked
+
+    def _forget(self, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            self._known.pop(id_, None)
+            self.forgotten.append(id_)
 
     def _adopt_copy(self, id_: str, known: Checkpoint, path: str) -> None:
         """Lets a stream go on in the copy that log rotation made of its file; forgets it without one."""

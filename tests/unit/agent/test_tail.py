@@ -168,6 +168,40 @@ def test_a_truncated_file_is_read_from_the_beginning_at_every_restart_but_once(r
         assert reader.read() == []
 
 
+def test_a_stream_that_ended_is_not_taken_for_the_one_that_goes_on(reader: Reader, tmp_path: Path) -> None:
+    """What is forgotten may still be durable: it stands in records that are not acknowledged."""
+    log = tmp_path / "a.log"
+    append(log, "1", "2", "3")
+    reader.read()
+    before = dict(reader.durable)
+    os.truncate(log, 0)
+    assert reader.read() == []
+    append(log, "x", "y")
+    assert reader.read() == ["x", "y"]
+    for _ in range(2):
+        reader.durable = before | reader.durable
+        reader.restart()
+        assert reader.read() == []
+        assert set(before) <= set(reader.tail.forgotten)
+    append(log, "z")
+    assert reader.read() == ["z"]
+
+
+def test_a_stream_that_ended_is_not_taken_for_one_of_which_nothing_is_read(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2", "3")
+    reader.read()
+    before = dict(reader.durable)
+    os.truncate(log, 0)
+    reader.read()
+    (begun,) = reader.durable
+    reader.durable = before | reader.durable
+    reader.restart()
+    append(log, "x")
+    assert reader.read() == ["x"]
+    assert begun in reader.tail.files
+
+
 def test_a_file_rewritten_to_a_larger_size_is_read_from_the_beginning(reader: Reader, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     append(log, "1", "2")
