@@ -277,10 +277,6 @@ def _file_faults(source: FileSettings) -> list[str]:
         for pattern in source.paths
         if Path(pattern).is_dir()
     ]
-    try:
-        by_name(source.parser, ParserContext("", 0), [])
-    except ConfigError as error:
-        faults.append(str(error))
     return faults
 
 

@@ -108,28 +108,16 @@ class Live:
         self._stopping.set()
 
     def run(self, *, once: bool = False) -> None:
-        """Reads until it is stopped, or all there is has ended; with `once` until what is there is read."""
-        discovered_s = 0.0
-        ends = once or not (self.tails or len(self.poller))  # standard input alone ends by itself
+        """Reads until it is stopped, or all there is has ended; with `once` until what is there is read.
+
+        What it raises comes before the last cut: that would make durable what was read and not counted.
+        """
         self.poller.start(once=once)
         try:
-            while True:
-                now_s = time.monotonic()
-                if now_s - discovered_s >= _DISCOVER_EVERY_S or once:
-                    discovered_s = now_s
-                    for _, tail in self.tails:
-                        tail.discover()
-                read = self._turn()
-                if not self.paused and self._cut_is_due():
-                    self._cut()
-                if read:
-                    if self._stopping.is_set():
-                        return
-                elif (ends and self._all_ended(once)) or self._stopping.wait(_LOOK_EVERY_S):
-                    return
+            self._follow(once=once)
         finally:
             self.poller.stop()
-            self._cut(closing=True)
+        self._cut(closing=True)
 
     def close(self) -> None:
         """Lets go of the files; `run` has returned."""
@@ -146,6 +134,24 @@ class Live:
                 except OSError:
                     continue
         return found
+
+    def _follow(self, *, once: bool) -> None:
+        discovered_s = 0.0
+        ends = once or not (self.tails or len(self.poller))  # standard input alone ends by itself
+        while True:
+            now_s = time.monotonic()
+            if now_s - discovered_s >= _DISCOVER_EVERY_S or once:
+                discovered_s = now_s
+                for _, tail in self.tails:
+                    tail.discover()
+            read = self._turn()
+            if not self.paused and self._cut_is_due():
+                self._cut()
+            if read:
+                if self._stopping.is_set():
+                    return
+            elif (ends and self._all_ended(once)) or self._stopping.wait(_LOOK_EVERY_S):
+                return
 
     def _all_ended(self, once: bool) -> bool:
         return all(stdin.ended for stdin, _ in self._stdin) and not (once and self.poller.is_collecting())

@@ -12,6 +12,7 @@ import msgspec
 
 from helios.endpoint import Endpoint
 from helios.errors import HeliosClientError
+from helios_agent.parsers.detect import check_name
 from helios_agent.sources import MetricsSource, make_source, source_types
 from helios_core import config
 from helios_core.config import Secret
@@ -122,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Secret(self.helios.api_key)
 
     def opened(self) -> list[FileSettings | StdinSettings]:
-        """The settings of the enabled sources of lines; ConfigError for a type or key that there is not."""
+        """The settings of the enabled sources of lines; ConfigError for a type, key or parser that there is not."""
         found: list[FileSettings | StdinSettings] = []
         for number, source in enumerate(self.sources):
             kind = _LINES.get(source.type)
@@ -132,7 +133,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 hint = f"did you mean {near[0]!r}?" if near else f"types: {', '.join(kinds)}"
                 raise ConfigError(f"sources[{number}]: there is no source of type {source.type!r}; {hint}")
             if source.enabled and kind is not None:
-                found.append(config.convert(source.config, kind, name=f"sources[{number}].config"))
+                made = config.convert(source.config, kind, name=f"sources[{number}].config")
+                try:
+                    check_name(made.parser)
+                except ConfigError as error:
+                    raise ConfigError(f"sources[{number}].config.parser: {error}") from error
+                found.append(made)
         return found
 
     def metric_sources(self) -> list[tuple[str, MetricsSource]]:

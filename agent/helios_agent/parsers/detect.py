@@ -56,11 +56,15 @@ def detect(
 
 def by_name(name: str, context: ParserContext, lines: Sequence[bytes], *, before: Parser | None = None) -> Parser:
     """The parser of that name (`auto` looks at the lines, see `detect`); ConfigError for a name that none has."""
+    check_name(name)
     if name == "auto":
         return detect(context, lines, before=before)
-    kind = PARSERS.get(name)
-    if kind is None:
-        near = get_close_matches(name, PARSERS, n=1)
+    return PARSERS[name].make(context, lines[:SAMPLE_LINES])
+
+
+def check_name(name: str) -> None:
+    """ConfigError for a name that no parser has."""
+    if name != "auto" and name not in PARSERS:
+        near = get_close_matches(name, ("auto", *PARSERS), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"there is no parser {name!r}{hint} (auto, {', '.join(PARSERS)})")
-    return kind.make(context, lines[:SAMPLE_LINES])

@@ -19,6 +19,7 @@ from helios_agent import live as live_module
 from helios_agent import polling
 from helios_agent.cut import Cutter
 from helios_agent.live import Live
+from helios_agent.reduction import Reduction
 from helios_agent.settings import AgentSettings, HeliosSettings, Settings, SourceSettings
 from helios_agent.sources import MetricSample
 from helios_agent.spool import Spool
@@ -173,6 +174,26 @@ async def test_a_running_agent_ends_when_told_though_the_collector_is_away(tmp_p
     made = settings(tmp_path, file_source(tmp_path / "a.log"), port=nobody)
     status = await _stopped(made, once=False, when=(tmp_path / "state" / "status.json").exists)
     assert status.spool_batches >= 1
+
+
+async def test_what_was_read_and_not_counted_is_read_again(
+    made: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.log").write_text(LINE * 10)
+
+    def fails(*words: Any, **named: Any) -> int:
+        raise MemoryError
+
+    running = made(of=(file_source(tmp_path / "a.log"),))
+    with monkeypatch.context() as patch:
+        patch.setattr(Reduction, "add", fails)
+        with pytest.raises(MemoryError):
+            await running.to_its_end()
+    assert not running.spool.offsets
+    running.close()
+    running = made(of=(file_source(tmp_path / "a.log"),))
+    await running.to_its_end(once=True)
+    assert running.live.reduction.counts.events == 10
 
 
 # ---- windows

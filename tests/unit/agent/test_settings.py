@@ -102,6 +102,11 @@ def test_a_plugin_that_cannot_be_used_is_named(folder: Path, plugin: str | None,
             "{type: stdin}, {type: system, config: {collect_ram: true}}",
             "sources[1]: the config of a source of type system: unknown key 'collect_ram'; did you mean 'collect_",
         ),
+        (
+            "{type: system}, {type: file, config: {paths: [a.log], parser: plane}}",
+            "sources[1].config.parser: there is no parser 'plane'; did you mean plain? (auto, docker,",
+        ),
+        ("{type: stdin, config: {parser: xml}}", "sources[0].config.parser: there is no parser 'xml' (auto, docker,"),
     ],
 )
 def test_a_source_that_cannot_be_made_is_named(folder: Path, sources: str, said: str) -> None:
