@@ -37,7 +37,7 @@ from helios_agent.stdin import Stdin
 from helios_agent.tail import Tail, TrackedFile
 from helios_agent.tracking import Checkpoint
 from helios_core.batches import SourceRange
-from helios_core.clock import US_PER_S, Clock, SystemClock, rfc3339
+from helios_core.clock import US_PER_S, Clock, SteadyClock, SystemClock, rfc3339
 from helios_core.model import agent_service
 from helios_core.windows import DEFAULT_DURATION_MS
 
@@ -92,7 +92,7 @@ class Live:
                 tail = Tail(
                     source.paths,
                     checkpoints=known,
-                    clock=clock,
+                    clock=SteadyClock(),
                     exclude=source.exclude,
                     from_end=source.start_at == "end" and not known,
                 )

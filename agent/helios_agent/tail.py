@@ -44,7 +44,9 @@ class TrackedFile:
         id: its name in batches and checkpoints.
         offset: up to where it was read, behind a line feed (or within a line that is too long).
         checkpoint: taken when the bytes before the offset were read.
+        changed_us: when something new was last seen in it.
         at_end: the last look found nothing unread but a partial line.
+        seen_bytes: its size at that look.
     """
 
     id: str
@@ -54,6 +56,7 @@ class TrackedFile:
     checkpoint: Checkpoint
     changed_us: int
     at_end: bool = False
+    seen_bytes: int = 0
     skipping: bool = False
 
     def backlog_bytes(self) -> int:
@@ -67,7 +70,7 @@ class Tail:
         patterns: globs; `**` goes into folders.
         exclude: globs of paths that are left alone.
         checkpoints: what was durable when the agent stopped, by the id of the file.
-        clock: of the machine.
+        clock: for what is waited for: one that nobody sets.
         from_end: files that are there at the first look and unknown are read from their ends.
 
     Attributes:
@@ -254,7 +257,7 @@ class Tail:
         while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
             more = os.pread(tracked.descriptor, BLOCK_BYTES, start + len(data))
             if not more:
-                tracked.at_end = True
+                self._found_end(tracked, start + len(data))
                 if not tracked.skipping:
                     return None
                 break
@@ -264,6 +267,7 @@ class Tail:
         if not lines.end:
             return None
         tracked.at_end = lines.end == len(data) < BLOCK_BYTES
+        tracked.seen_bytes = start + len(data)
         tracked.offset = start + lines.end
         tracked.changed_us = self._clock.now_us()
         tracked.checkpoint = checkpoint_of(tracked.descriptor, tracked.offset, tracked.path)
@@ -271,12 +275,20 @@ class Tail:
             data[lines.start : lines.end], start + lines.start, tracked.offset, int(lines.too_long), lines.start
         )
 
+    def _found_end(self, tracked: TrackedFile, seen_bytes: int) -> None:
+        tracked.at_end = True
+        if seen_bytes != tracked.seen_bytes:
+            tracked.seen_bytes = seen_bytes
+            tracked.changed_us = self._clock.now_us()
+
     def _let_go(self) -> None:
         """Closes files that are deleted, read and quiet; forgets the oldest of too many that are not open."""
         now_us = self._clock.now_us()
         for id_, tracked in list(self.files.items()):
-            gone = os.fstat(tracked.descriptor).st_nlink == 0
-            if gone and tracked.at_end and now_us - tracked.changed_us > GONE_WAIT_US:
+            status = os.fstat(tracked.descriptor)
+            # It may have grown since the last look: reading pauses while the spool is full.
+            is_read = tracked.at_end and status.st_size == tracked.seen_bytes
+            if not status.st_nlink and is_read and now_us - tracked.changed_us > GONE_WAIT_US:
                 os.close(tracked.descriptor)
                 del self.files[id_], self._by_key[tracked.checkpoint.key]
                 self.forgotten.append(id_)

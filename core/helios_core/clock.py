@@ -16,7 +16,7 @@ class Clock(Protocol):
     """Where a step takes the time of receipt from."""
 
     def now_us(self) -> int:
-        """Microseconds since the Unix epoch, UTC."""
+        """Microseconds since the Unix epoch, UTC; for waits alone, since any moment."""
         ...
 
 
@@ -27,6 +27,15 @@ class SystemClock:
 
     def now_us(self) -> int:
         return time.time_ns() // 1_000
+
+
+class SteadyClock:
+    """For how long something has lasted: it begins anywhere, and does not follow when the machine's clock is set."""
+
+    __slots__ = ()
+
+    def now_us(self) -> int:
+        return time.monotonic_ns() // 1_000
 
 
 class EventClock:

@@ -196,6 +196,27 @@ async def test_what_was_read_and_not_counted_is_read_again(
     assert running.live.reduction.counts.events == 10
 
 
+# ---- clocks
+
+
+def test_a_clock_that_is_set_lets_no_file_go(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text(LINE)
+    clock = EventClock(SystemClock().now_us())
+    spool = Spool(tmp_path / "spool")
+    live = Live(settings(tmp_path, file_source(log)), spool, Cutter(b"a" * 16, HOST), clock, window_ms=10_000)
+    ((_, tail),) = live.tails
+    tail.discover()
+    while live._turn():
+        pass
+    log.unlink()
+    clock.advance_to(clock.now_us() + 3_600_000_000)
+    tail.discover()
+    assert len(tail.files) == 1
+    live.close()
+    spool.close()
+
+
 # ---- windows
 
 

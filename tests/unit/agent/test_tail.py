@@ -240,6 +240,22 @@ def test_what_is_written_to_a_deleted_file_is_read(reader: Reader, tmp_path: Pat
     assert not reader.tail.files
 
 
+def test_what_was_written_to_a_deleted_file_while_reading_paused_is_read(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1")
+    reader.read()
+    reader.read()
+    append(log, "2", "3")
+    log.unlink()
+    reader.wait(GONE_WAIT_US + 1)
+    for _ in range(3):
+        reader.tail.discover()
+    assert reader.read() == ["2", "3"]
+    reader.wait(GONE_WAIT_US + 1)
+    reader.read()
+    assert not reader.tail.files
+
+
 def test_a_new_file_under_a_reused_inode_is_read_from_the_beginning(reader: Reader, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     append(log, "1", "2")
