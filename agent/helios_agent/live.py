@@ -154,7 +154,9 @@ class Live:
                 return
 
     def _all_ended(self, once: bool) -> bool:
-        return all(stdin.ended for stdin, _ in self._stdin) and not (once and self.poller.is_collecting())
+        if once and (self.poller.is_collecting() or any(tail.is_waiting for _, tail in self.tails)):
+            return False
+        return all(stdin.ended for stdin, _ in self._stdin)
 
     def _turn(self) -> bool:
         """Every source once; whether anything was read. Nothing is read, nor cut, while the spool is full."""

@@ -7,7 +7,8 @@ stay open over renames and deletions, so that what a rotated file still gets is 
     same inode, shorter or another guard           → its stream goes on in a copy that continues it, if there
                                                      is one beside it; a new stream begins here at 0
     new inode that continues one that is gone      → the same stream, moved: resume at its offset
-    new inode that continues one that is intact    → wait whether that one shrinks; then it is another file
+    new inode that continues one that is intact,   → wait whether that one shrinks; it is another file when it
+    or is the beginning of one                       has not grown for a while
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ import structlog
 
 from helios_agent.lines import whole_lines
 from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
-from helios_agent.tracking import Checkpoint, checkpoint_of, continues
+from helios_agent.tracking import Checkpoint, checkpoint_of, continues, is_beginning
 from helios_core.clock import US_PER_S, Clock
 
-COPY_WAIT_US: Final = 10 * US_PER_S  # between a copy and the truncation that follows it
+COPY_WAIT_US: Final = 10 * US_PER_S  # between the end of a copy and the truncation that follows it
 GONE_WAIT_US: Final = 60 * US_PER_S  # a deleted file that nobody has written to for so long is let go
 MAX_OPEN: Final = 1_000
 MAX_REMEMBERED: Final = 10_000
+_Key = tuple[int, int]  # device, inode
 _log = structlog.get_logger(__name__)
 
 
@@ -93,41 +95,38 @@ class Tail:
         self._clock = clock
         self._from_end = from_end
         self._known = dict(checkpoints)  # those that are not open
-        self._waiting: dict[tuple[int, int], int] = {}  # possible copies, and since when
+        self._waiting: dict[_Key, tuple[int, int]] = {}  # possible copies: their size, and since when
         self._unreadable: set[str] = set()
         self._directories: set[str] = set()
         self._looked = False
-        self._by_key: dict[tuple[int, int], TrackedFile] = {}
+        self._by_key: dict[_Key, TrackedFile] = {}
         self.files: dict[str, TrackedFile] = {}
         self.forgotten: list[str] = []
         self.lost = 0
 
     def discover(self) -> None:
         """Looks which files there are. It never raises for what it finds: what cannot be read is said once."""
-        for path in self._paths():
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue  # gone between the glob and here
-            key = (status.st_dev, status.st_ino)
-            if stat.S_ISDIR(status.st_mode):
-                self._say_directory(path)
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            if key in self._by_key:
-                self._by_key[key].path = path
-            elif len(self.files) < MAX_OPEN:
+        fresh = self._fresh()
+        if fresh:
+            # Before a new file is judged: it may be the copy of one that was truncated meanwhile.
+            for tracked in list(self.files.values()):
+                self._split_rewritten(tracked)
+        known = {checkpoint.key for checkpoint in self._known.values()}  # so may it be of one that is opened now
+        for key, path in sorted(fresh.items(), key=lambda one: one[0] not in known):
+            if key not in self._by_key and len(self.files) < MAX_OPEN:
                 self._open(path)
+        self._waiting = {key: since for key, since in self._waiting.items() if key in fresh}
         self._looked = True
         self._let_go()
 
+    @property
+    def is_waiting(self) -> bool:
+        """It has not yet been told of some file whether it is a copy."""
+        return any(size for size, _ in self._waiting.values())
+
     def read(self, tracked: TrackedFile) -> Chunk | None:
         """The next whole lines of a file, or None when there are none now."""
-        size = os.fstat(tracked.descriptor).st_size
-        if size < tracked.offset or (
-            tracked.offset and size > tracked.offset and not continues(tracked.descriptor, tracked.checkpoint)
-        ):
-            self._split(tracked)
+        self._split_rewritten(tracked)
         return self._lines(tracked)
 
     def checkpoint(self, tracked: TrackedFile) -> Checkpoint:
@@ -144,6 +143,25 @@ class Tail:
         excluded = {path for pattern in self._exclude for path in glob.glob(pattern, recursive=True)}
         found = (path for pattern in self._patterns for path in sorted(glob.glob(pattern, recursive=True)))
         return (path for path in dict.fromkeys(found) if path not in excluded)
+
+    def _fresh(self) -> dict[_Key, str]:
+        """The paths of the files that are not open; open ones get the path at which they are now."""
+        fresh: dict[_Key, str] = {}
+        for path in self._paths():
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # gone between the glob and here
+            key = (status.st_dev, status.st_ino)
+            if stat.S_ISDIR(status.st_mode):
+                self._say_directory(path)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if key in self._by_key:
+                self._by_key[key].path = path
+            else:
+                fresh[key] = path
+        return fresh
 
     def _open(self, path: str) -> None:
         descriptor = self._descriptor(path)
@@ -183,12 +201,34 @@ class Tail:
         for id_, known in self._known.items():
             if continues(descriptor, known) and not _is_whole(known):
                 return id_, known.offset
-        if any(continues(descriptor, tracked.checkpoint) for tracked in self.files.values()):
-            since_us = self._waiting.setdefault(key, self._clock.now_us())
-            if self._clock.now_us() - since_us < COPY_WAIT_US:
+        if self._from_end and not self._looked:
+            return self._fresh_id(key), status.st_size
+        if self._may_be_copy(descriptor, status.st_size):
+            now_us = self._clock.now_us()
+            size, since_us = self._waiting.get(key, (-1, now_us))
+            if size != status.st_size:
+                since_us = now_us
+            self._waiting[key] = status.st_size, since_us
+            if now_us - since_us < COPY_WAIT_US:
                 return None
         self._waiting.pop(key, None)
-        return self._fresh_id(key), status.st_size if self._from_end and not self._looked else 0
+        return self._fresh_id(key), 0
+
+    def _may_be_copy(self, descriptor: int, size: int) -> bool:
+        """It begins with all that was read of another file, or is the beginning of that: all of it, so far."""
+        return any(
+            is_beginning(descriptor, size, tracked.descriptor)
+            if size < tracked.offset
+            else continues(descriptor, tracked.checkpoint)
+            for tracked in self.files.values()
+        )
+
+    def _split_rewritten(self, tracked: TrackedFile) -> None:
+        size = os.fstat(tracked.descriptor).st_size
+        if size < tracked.offset or (
+            tracked.offset and size > tracked.offset and not continues(tracked.descriptor, tracked.checkpoint)
+        ):
+            self._split(tracked)
 
     def _split(self, tracked: TrackedFile) -> None:
         """The file was truncated or rewritten: its stream goes on in a copy, and a new one begins here."""
@@ -209,7 +249,7 @@ class Tail:
         """Lets a stream go on in the copy that log rotation made of its file; forgets it without one."""
         self._known.pop(id_, None)
         folder, name = os.path.split(path)
-        for candidate in sorted(Path(folder or ".").glob(f"{glob.escape(name)}*")):
+        for candidate in sorted(Path(folder or ".").glob(f"{glob.escape(Path(name).stem)}*")):
             descriptor = self._descriptor(str(candidate))
             if descriptor is None:
                 continue
@@ -247,7 +287,7 @@ class Tail:
         self._unreadable.discard(path)
         return descriptor
 
-    def _fresh_id(self, key: tuple[int, int]) -> str:
+    def _fresh_id(self, key: _Key) -> str:
         """An inode is used again, so that its number alone names nothing."""
         return f"file:{key[0]:x}:{key[1]:x}:{secrets.token_hex(6)}"
 

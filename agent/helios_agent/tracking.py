@@ -66,6 +66,15 @@ def continues(descriptor: int, checkpoint: Checkpoint) -> bool:
     return _hash(head) == checkpoint.head and _guard(descriptor, checkpoint.offset) == checkpoint.guard
 
 
+def is_beginning(descriptor: int, size: int, other: int) -> bool:
+    """Whether an open file of that size, so far as its ends tell, is the beginning of another: a copy under way."""
+    behind = max(0, size - GUARD_BYTES)
+    return all(
+        os.pread(descriptor, length, start) == os.pread(other, length, start)
+        for start, length in ((0, min(size, HEAD_BYTES)), (behind, size - behind))
+    )
+
+
 def _guard(descriptor: int, offset: int) -> bytes:
     start = max(0, offset - GUARD_BYTES)
     return _hash(os.pread(descriptor, offset - start, start))

@@ -145,6 +145,66 @@ def test_a_copy_that_is_seen_before_the_truncation_is_no_new_file(reader: Reader
     assert reader.read() == []
 
 
+@pytest.mark.parametrize("first_bytes", [0, 5, 300, 3_000, 5_000])
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("name", ["a.log.1", "a-1.log"])  # before and behind the file in order
+def test_a_copy_that_is_seen_while_it_is_made_is_no_new_file(
+    reader: Reader, tmp_path: Path, name: str, restarts: bool, first_bytes: int
+) -> None:
+    log = tmp_path / "a.log"
+    append(log, *[f"line {number}" for number in range(1_000)])
+    reader.read()
+    content = log.read_bytes()
+    with (tmp_path / name).open("wb") as copy:
+        copy.write(content[:first_bytes])
+        copy.flush()
+        if restarts:
+            reader.restart()
+        for _ in range(3):  # it takes longer than the wait
+            assert reader.read() == []
+            reader.wait(COPY_WAIT_US - 1)
+            first_bytes += 100
+            copy.write(content[first_bytes - 100 : first_bytes])
+            copy.flush()
+        copy.write(content[first_bytes:])
+    os.truncate(log, 0)
+    append(log, "after")
+    assert reader.read() == ["after"]
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == []
+
+
+def test_copytruncate_while_reading_paused(reader: Reader, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    append(log, "1", "2")
+    reader.read()
+    append(log, "3")
+    shutil.copy(log, tmp_path / "a.log.1")
+    os.truncate(log, 0)
+    reader.tail.discover()
+    reader.wait(COPY_WAIT_US + 1)
+    reader.tail.discover()
+    append(log, "4")
+    assert sorted(reader.read()) == ["3", "4"]
+
+
+def test_a_file_that_goes_on_otherwise_than_the_one_it_begins_like_is_read_at_once(
+    reader: Reader, tmp_path: Path
+) -> None:
+    append(tmp_path / "a.log", "started", "a")
+    reader.read()
+    append(tmp_path / "b.log", "started")
+    assert reader.read() == []
+    append(tmp_path / "b.log", "b")
+    assert reader.read() == ["started", "b"]
+    append(tmp_path / "c.log", "started")
+    assert reader.read() == []
+    assert reader.tail.is_waiting
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == ["started"]
+    assert not reader.tail.is_waiting
+
+
 def test_copytruncate_while_the_agent_was_away(reader: Reader, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     append(log, "1", "2")
@@ -335,15 +395,22 @@ class Rotation(RuleBasedStateMachine):
         self.log.touch()
 
     @precondition(lambda self: self.log.stat().st_size > 0 and not self.unread)
-    @rule(late=st.integers(0, 5))
-    def copytruncate(self, late: int) -> None:
-        """Between two reads: `late` lines are in the copy only. The agent runs while it happens."""
+    @rule(late=st.integers(0, 5), seen_bytes=st.none() | st.integers(0, 3_000), restarts=st.booleans())
+    def copytruncate(self, late: int, seen_bytes: int | None, restarts: bool) -> None:
+        """Between two reads: `late` lines are in the copy only. The agent may see the copy while it is made."""
         self.reader.read()
         lines = [f"late {len(self.written) + i}" for i in range(late)]
         append(self.log, *lines)
         self.written += lines
         self.rotations += 1
-        shutil.copy(self.log, self.folder / f"app.log.{self.rotations}")
+        content = self.log.read_bytes()
+        copy = self.folder / f"app.log.{self.rotations}"
+        if seen_bytes is not None and seen_bytes < len(content):
+            copy.write_bytes(content[:seen_bytes])
+            if restarts:
+                self.reader.restart()
+            self.reader.read()
+        copy.write_bytes(content)
         os.truncate(self.log, 0)
         self.reader.read()
 
