@@ -18,6 +18,7 @@ from helios_agent import connection
 from helios_agent.live import run as run_live
 from helios_agent.parsers.base import Block, ParserContext, lines_of
 from helios_agent.parsers.detect import by_name
+from helios_agent.paths import printable
 from helios_agent.reader import FileReader
 from helios_agent.replay import service_of
 from helios_agent.settings import DEFAULT_FILE, EXAMPLE, FileSettings, Settings, StdinSettings, load
@@ -194,12 +195,13 @@ def sources(path: Path | None, as_json: bool) -> None:
             listed.append(_Listed(type="file", service=source.service, paths=source.paths, files=_matched(source)))
     listed += [_Listed(type=name, service=None) for name, _ in settings.metric_sources()]
     if as_json:
-        click.echo(msgspec.json.encode(listed))
+        said = [msgspec.structs.replace(row, files=[*map(printable, row.files)]) for row in listed]
+        click.echo(msgspec.json.encode(said))
         return
     for row in listed:
         click.echo(f"{row.type} {', '.join(row.paths)}".rstrip())
         for name in row.files:
-            click.echo(f"  {name} ({Path(name).stat().st_size:,} bytes)")
+            click.echo(f"  {printable(name)} ({Path(name).stat().st_size:,} bytes)")
         if row.type == "file" and not row.files:
             click.echo("  no file matches now; files that come later are found within a second")
 
@@ -269,7 +271,7 @@ def _matched(source: FileSettings) -> list[str]:
 
 def _file_faults(source: FileSettings) -> list[str]:
     matched = _matched(source)
-    faults = [f"{name} cannot be read" for name in matched if not os.access(name, os.R_OK)]
+    faults = [f"{printable(name)} cannot be read" for name in matched if not os.access(name, os.R_OK)]
     if not matched:
         faults.append(f"no file matches {', '.join(source.paths)} now: set sources[].config.paths, or start its writer")
     faults += [
@@ -287,15 +289,15 @@ def _tried(source: FileSettings, path: Path) -> _Tried:
         chunk = reader.read()
         reader.close()
     except InputError as error:
-        return _Tried(path=str(path), error=str(error))
+        return _Tried(path=printable(str(path)), error=printable(str(error)))
     data = chunk.data if chunk is not None else b""
-    service = source.service or service_of(path)
+    service = source.service or printable(service_of(path))
     lines = [line for line in lines_of(data[: 1 << 16]) if line.strip()]
     parser = by_name(source.parser, ParserContext(service, int(path.stat().st_mtime * US_PER_S)), lines)
     parsed = parser.parse(Block(data, SystemClock().now_us()))
     events = parsed.events
     return _Tried(
-        path=str(path),
+        path=printable(str(path)),
         parser=parser.name,
         service=service,
         lines=parsed.lines,

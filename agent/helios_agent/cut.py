@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from helios.v1 import service_pb2
+from helios_agent.paths import printable
 from helios_core import wire
 from helios_core.batches import MAX_SLICE_BYTES, Batch, BatchId, Slice, SourceRange
 from helios_core.model import Event, MetricSample, agent_service
@@ -108,7 +109,7 @@ class Cutter:
 
 def _sendable(source: SourceRange) -> SourceRange:
     """With its path as text: the system takes any bytes for one."""
-    return replace(source, path=source.path.encode("utf-8", "replace").decode())
+    return replace(source, path=printable(source.path))
 
 
 def _pieces(part: Slice) -> list[tuple[Slice, int]]:

@@ -22,6 +22,7 @@ import structlog
 
 from helios_agent import connection
 from helios_agent.cut import Cutter
+from helios_agent.followed import FollowedFile
 from helios_agent.parsers.base import ParserContext
 from helios_agent.pipeline import ParserChoice, Pipeline
 from helios_agent.polling import Poller
@@ -34,7 +35,7 @@ from helios_agent.spool import Position, Spool
 from helios_agent.state import StateDir
 from helios_agent.status import FileStatus, Status, write_status
 from helios_agent.stdin import Stdin
-from helios_agent.tail import Tail, TrackedFile
+from helios_agent.tail import Tail
 from helios_agent.tracking import Checkpoint
 from helios_core.batches import SourceRange
 from helios_core.clock import US_PER_S, Clock, SteadyClock, SystemClock, rfc3339
@@ -126,14 +127,11 @@ class Live:
 
     def files(self) -> list[FileStatus]:
         """The followed files; for another thread, so that one may be just closed."""
-        found = []
-        for _, tail in self.tails:
-            for tracked in list(tail.files.values()):
-                try:
-                    found.append(FileStatus(tracked.path, tracked.offset, tracked.backlog_bytes()))
-                except OSError:
-                    continue
-        return found
+        return [
+            FileStatus(tracked.name, tracked.offset, tracked.backlog_bytes())
+            for _, tail in self.tails
+            for tracked in list(tail.files.values())
+        ]
 
     def _follow(self, *, once: bool) -> None:
         discovered_s = 0.0
@@ -180,14 +178,14 @@ class Live:
                 self.reduction.add(choice.parser(chunk.data), chunk.data, stdin.settings.service)
         return read
 
-    def _read(self, settings: FileSettings, tail: Tail, tracked: TrackedFile) -> bool:
+    def _read(self, settings: FileSettings, tail: Tail, tracked: FollowedFile) -> bool:
         chunk = tail.read(tracked)
         if chunk is None:
             return False
-        service = settings.service or service_of(Path(tracked.path))
+        service = settings.service or service_of(Path(tracked.name))
         reading = self._readings.get(tracked.id)
         if reading is None:
-            choice = self._choice(settings, service, tracked.path)
+            choice = self._choice(settings, service, tracked.name)
             reading = self._readings[tracked.id] = _Reading(choice, chunk.from_offset)
         self._drop(chunk)
         if chunk.data:
@@ -218,7 +216,9 @@ class Live:
             reading.watermark_us
             for _, tail in self.tails
             for tracked in tail.files.values()
-            if not tracked.at_end and (reading := self._readings.get(tracked.id)) and reading.watermark_us
+            if not (tracked.at_end or tracked.failed)
+            and (reading := self._readings.get(tracked.id))
+            and reading.watermark_us
         ]
         return min([now_us, *behind])
 
@@ -227,7 +227,6 @@ class Live:
         watermark_us = self._watermark_us()
         positions: dict[str, Position] = {}
         ranges: list[SourceRange] = []
-        forgotten: list[str] = []
         for _, tail in self.tails:
             for id_, tracked in tail.files.items():
                 positions[id_] = tail.checkpoint(tracked)
@@ -236,7 +235,7 @@ class Live:
                     ranges.append(
                         SourceRange(
                             id_,
-                            tracked.path,
+                            tracked.name,
                             reading.cut_offset,
                             tracked.offset,
                             reading.watermark_us,
@@ -244,8 +243,6 @@ class Live:
                         )
                     )
                     reading.cut_offset = tracked.offset
-            forgotten += tail.forgotten
-            tail.forgotten.clear()
         batches = self._pipeline.cut(
             now_us=now_us,
             watermark_us=watermark_us,
@@ -264,9 +261,12 @@ class Live:
                     return
                 _log.error("spool_cannot_be_written", error=str(error), pause_s=_FULL_DISK_PAUSE_S)
                 self._stopping.wait(_FULL_DISK_PAUSE_S)
-        self._spool.forget(forgotten)
-        for id_ in forgotten:
-            self._readings.pop(id_, None)
+        for _, tail in self.tails:
+            tail.release()
+            self._spool.forget(tail.forgotten)
+            for id_ in tail.forgotten:
+                self._readings.pop(id_, None)
+            tail.forgotten.clear()
         self._last_cut_us, self._last_cut_s = now_us, time.monotonic()
 
 

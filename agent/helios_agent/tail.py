@@ -18,51 +18,24 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
-from helios_agent.lines import whole_lines
-from helios_agent.reader import BLOCK_BYTES, MAX_LINE_BYTES, Chunk
+from helios_agent.followed import FollowedFile
+from helios_agent.paths import printable
+from helios_agent.reader import Chunk
 from helios_agent.tracking import Checkpoint, checkpoint_of, continues, is_beginning
 from helios_core.clock import US_PER_S, Clock
 
 COPY_WAIT_US: Final = 10 * US_PER_S  # between the end of a copy and the truncation that follows it
-GONE_WAIT_US: Final = 60 * US_PER_S  # a deleted file that nobody has written to for so long is let go
 MAX_OPEN: Final = 1_000
 MAX_REMEMBERED: Final = 10_000
 _Key = tuple[int, int]  # device, inode
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class TrackedFile:
-    """One stream of bytes.
-
-    Attributes:
-        id: its name in batches and checkpoints.
-        offset: up to where it was read, behind a line feed (or within a line that is too long).
-        checkpoint: taken when the bytes before the offset were read.
-        changed_us: when something new was last seen in it.
-        at_end: the last look found nothing unread but a partial line.
-        seen_bytes: its size at that look.
-    """
-
-    id: str
-    path: str
-    descriptor: int
-    offset: int
-    checkpoint: Checkpoint
-    changed_us: int
-    at_end: bool = False
-    seen_bytes: int = 0
-    skipping: bool = False
-
-    def backlog_bytes(self) -> int:
-        return max(0, os.fstat(self.descriptor).st_size - self.offset)
 
 
 class Tail:
@@ -99,8 +72,8 @@ class Tail:
         self._unreadable: set[str] = set()
         self._directories: set[str] = set()
         self._looked = False
-        self._by_key: dict[_Key, TrackedFile] = {}
-        self.files: dict[str, TrackedFile] = {}
+        self._by_key: dict[_Key, FollowedFile] = {}
+        self.files: dict[str, FollowedFile] = {}
         self.forgotten: list[str] = []
         self.lost = 0
 
@@ -110,32 +83,51 @@ class Tail:
         if fresh:
             # Before a new file is judged: it may be the copy of one that was truncated meanwhile.
             for tracked in list(self.files.values()):
-                self._split_rewritten(tracked)
+                with self._mindful(tracked):
+                    self._split_rewritten(tracked)
         known = {checkpoint.key for checkpoint in self._known.values()}  # so may it be of one that is opened now
         for key, path in sorted(fresh.items(), key=lambda one: one[0] not in known):
             if key not in self._by_key and len(self.files) < MAX_OPEN:
                 self._open(path)
         self._waiting = {key: since for key, since in self._waiting.items() if key in fresh}
         self._looked = True
-        self._let_go()
 
     @property
     def is_waiting(self) -> bool:
         """It has not yet been told of some file whether it is a copy."""
         return any(size for size, _ in self._waiting.values())
 
-    def read(self, tracked: TrackedFile) -> Chunk | None:
-        """The next whole lines of a file, or None when there are none now."""
-        self._split_rewritten(tracked)
-        return self._lines(tracked)
+    def read(self, tracked: FollowedFile) -> Chunk | None:
+        """The next whole lines of a file, or None when there are none now, or it cannot be read."""
+        chunk = None
+        with self._mindful(tracked):
+            self._split_rewritten(tracked)
+            chunk = tracked.lines(self._clock.now_us())
+            tracked.failed = False
+            self._unreadable.discard(tracked.path)
+        return chunk
 
-    def checkpoint(self, tracked: TrackedFile) -> Checkpoint:
+    def checkpoint(self, tracked: FollowedFile) -> Checkpoint:
         """What makes the lines that were read so far durable, once they are spooled."""
-        return msgspec.structs.replace(tracked.checkpoint, path=tracked.path)
+        return msgspec.structs.replace(tracked.checkpoint, path=tracked.name)
+
+    def release(self) -> None:
+        """Closes what need not stay open; called when all that was read is durable."""
+        for tracked in list(self.files.values()):
+            if tracked.failed:
+                self._close(tracked)
+                self._known[tracked.id] = msgspec.structs.replace(tracked.checkpoint, path=tracked.path)
+                continue
+            with self._mindful(tracked):
+                if tracked.is_over(self._clock.now_us()):
+                    self._close(tracked)
+                    self.forgotten.append(tracked.id)
+                    _log.info("source_gone", path=tracked.name, offset=tracked.offset)
+        self._forget(list(self._known)[: max(0, len(self._known) - MAX_REMEMBERED)])
 
     def close(self) -> None:
         for tracked in self.files.values():
-            os.close(tracked.descriptor)
+            tracked.close()
         self.files.clear()
         self._by_key.clear()
 
@@ -167,20 +159,24 @@ class Tail:
         descriptor = self._descriptor(path)
         if descriptor is None:
             return
-        found = self._recognise(descriptor, path)
-        if found is None:
-            os.close(descriptor)
-            return
-        id_, offset = found
-        self._known.pop(id_, None)
-        self._track(id_, path, descriptor, offset)
+        try:
+            found = self._recognise(descriptor, path)
+            if found is not None:
+                id_, offset = found
+                self._track(id_, path, descriptor, offset)
+                self._known.pop(id_, None)
+                return
+        except OSError as error:
+            self._say_unreadable(path, error)
+        os.close(descriptor)
 
     def _track(self, id_: str, path: str, descriptor: int, offset: int) -> None:
-        tracked = TrackedFile(
+        tracked = FollowedFile(
             id_, path, descriptor, offset, checkpoint_of(descriptor, offset, path), self._clock.now_us()
         )
         self.files[id_] = self._by_key[tracked.checkpoint.key] = tracked
-        _log.info("source_found", path=path, offset=offset)
+        if path not in self._unreadable:
+            _log.info("source_found", path=printable(path), offset=offset)
 
     def _recognise(self, descriptor: int, path: str) -> tuple[str, int] | None:
         """(id, offset) of an open file by the table above; None when it has to wait."""
@@ -216,28 +212,27 @@ class Tail:
 
     def _may_be_copy(self, descriptor: int, size: int) -> bool:
         """It begins with all that was read of another file, or is the beginning of that: all of it, so far."""
-        return any(
-            is_beginning(descriptor, size, tracked.descriptor)
-            if size < tracked.offset
-            else continues(descriptor, tracked.checkpoint)
-            for tracked in self.files.values()
-        )
+        for tracked in self.files.values():
+            try:
+                if (
+                    is_beginning(descriptor, size, tracked.descriptor)
+                    if size < tracked.offset
+                    else continues(descriptor, tracked.checkpoint)
+                ):
+                    return True
+            except OSError:  # one of the two cannot be read, which reading it says
+                continue
+        return False
 
-    def _split_rewritten(self, tracked: TrackedFile) -> None:
-        size = os.fstat(tracked.descriptor).st_size
-        if size < tracked.offset or (
-            tracked.offset and size > tracked.offset and not continues(tracked.descriptor, tracked.checkpoint)
-        ):
-            self._split(tracked)
-
-    def _split(self, tracked: TrackedFile) -> None:
-        """The file was truncated or rewritten: its stream goes on in a copy, and a new one begins here."""
-        _log.info("source_truncated", path=tracked.path, offset=tracked.offset)
-        del self.files[tracked.id]
-        self._adopt_copy(tracked.id, tracked.checkpoint, tracked.path)
-        tracked.id = self._fresh_id(tracked.checkpoint.key)
-        tracked.offset, tracked.skipping = 0, False
-        tracked.checkpoint = checkpoint_of(tracked.descriptor, 0, tracked.path)
+    def _split_rewritten(self, tracked: FollowedFile) -> None:
+        """A file that was truncated or rewritten: its stream goes on in a copy, and a new one begins here."""
+        if not tracked.is_rewritten():
+            return
+        _log.info("source_truncated", path=tracked.name, offset=tracked.offset)
+        ended, known = tracked.id, tracked.checkpoint
+        tracked.begin(self._fresh_id(known.key))
+        del self.files[ended]
+        self._adopt_copy(ended, known, tracked.path)
         self.files[tracked.id] = tracked
 
     def _forget(self, ids: Iterable[str]) -> None:
@@ -249,24 +244,45 @@ class Tail:
         """Lets a stream go on in the copy that log rotation made of its file; forgets it without one."""
         self._known.pop(id_, None)
         folder, name = os.path.split(path)
-        for candidate in sorted(Path(folder or ".").glob(f"{glob.escape(Path(name).stem)}*")):
-            descriptor = self._descriptor(str(candidate))
+        for candidate in sorted(glob.glob(f"{glob.escape(os.path.join(folder, Path(name).stem))}*")):
+            descriptor = self._descriptor(candidate)
             if descriptor is None:
                 continue
-            status = os.fstat(descriptor)
-            key = (status.st_dev, status.st_ino)
-            if (
-                stat.S_ISREG(status.st_mode)
-                and key != known.key
-                and key not in self._by_key
-                and continues(descriptor, known)
-            ):
-                self._track(id_, str(candidate), descriptor, known.offset)
-                return
+            try:
+                if self._is_copy(descriptor, known):
+                    self._track(id_, candidate, descriptor, known.offset)
+                    return
+            except OSError as error:
+                self._say_unreadable(candidate, error)
             os.close(descriptor)
         self.lost += 1
         self.forgotten.append(id_)
-        _log.warning("source_truncated_without_copy", path=path, read_up_to=known.offset)
+        _log.warning("source_truncated_without_copy", path=printable(path), read_up_to=known.offset)
+
+    def _is_copy(self, descriptor: int, known: Checkpoint) -> bool:
+        status = os.fstat(descriptor)
+        key = (status.st_dev, status.st_ino)
+        return (
+            stat.S_ISREG(status.st_mode)
+            and key != known.key
+            and key not in self._by_key
+            and continues(descriptor, known)
+        )
+
+    @contextmanager
+    def _mindful(self, tracked: FollowedFile) -> Iterator[None]:
+        """Around what reads one file: one that cannot be read does not stop the others."""
+        try:
+            yield
+        except OSError as error:
+            tracked.failed = True
+            self._say_unreadable(tracked.path, error)
+
+    def _say_unreadable(self, path: str, error: OSError) -> None:
+        """Once, until it can be read again."""
+        if path not in self._unreadable and len(self._unreadable) < MAX_OPEN:
+            self._unreadable.add(path)
+            _log.error("source_unreadable", path=printable(path), error=os.strerror(error.errno or 0))
 
     def _say_directory(self, path: str) -> None:
         """Once, where a file should be; one that a glob happens to match is nothing to speak of."""
@@ -278,65 +294,18 @@ class Tail:
 
     def _descriptor(self, path: str) -> int | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            if path not in self._unreadable and len(self._unreadable) < MAX_OPEN:
-                self._unreadable.add(path)
-                _log.error("source_unreadable", path=path, error=os.strerror(error.errno or 0))
+            self._say_unreadable(path, error)
             return None
-        self._unreadable.discard(path)
-        return descriptor
 
     def _fresh_id(self, key: _Key) -> str:
         """An inode is used again, so that its number alone names nothing."""
         return f"file:{key[0]:x}:{key[1]:x}:{secrets.token_hex(6)}"
 
-    def _lines(self, tracked: TrackedFile) -> Chunk | None:
-        start = tracked.offset
-        data = os.pread(tracked.descriptor, BLOCK_BYTES, start)
-        while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
-            more = os.pread(tracked.descriptor, BLOCK_BYTES, start + len(data))
-            if not more:
-                self._found_end(tracked, start + len(data))
-                if not tracked.skipping:
-                    return None
-                break
-            data += more
-        lines = whole_lines(data, max_bytes=MAX_LINE_BYTES, skipping=tracked.skipping)
-        tracked.skipping = lines.skipping
-        if not lines.end:
-            return None
-        tracked.at_end = lines.end == len(data) < BLOCK_BYTES
-        tracked.seen_bytes = start + len(data)
-        tracked.offset = start + lines.end
-        tracked.changed_us = self._clock.now_us()
-        tracked.checkpoint = checkpoint_of(tracked.descriptor, tracked.offset, tracked.path)
-        return Chunk(
-            data[lines.start : lines.end], start + lines.start, tracked.offset, int(lines.too_long), lines.start
-        )
-
-    def _found_end(self, tracked: TrackedFile, seen_bytes: int) -> None:
-        tracked.at_end = True
-        if seen_bytes != tracked.seen_bytes:
-            tracked.seen_bytes = seen_bytes
-            tracked.changed_us = self._clock.now_us()
-
-    def _let_go(self) -> None:
-        """Closes files that are deleted, read and quiet; forgets the oldest of too many that are not open."""
-        now_us = self._clock.now_us()
-        for id_, tracked in list(self.files.items()):
-            status = os.fstat(tracked.descriptor)
-            # It may have grown since the last look: reading pauses while the spool is full.
-            is_read = tracked.at_end and status.st_size == tracked.seen_bytes
-            if not status.st_nlink and is_read and now_us - tracked.changed_us > GONE_WAIT_US:
-                os.close(tracked.descriptor)
-                del self.files[id_], self._by_key[tracked.checkpoint.key]
-                self.forgotten.append(id_)
-                _log.info("source_gone", path=tracked.path, offset=tracked.offset)
-        while len(self._known) > MAX_REMEMBERED:
-            id_ = next(iter(self._known))
-            del self._known[id_]
-            self.forgotten.append(id_)
+    def _close(self, tracked: FollowedFile) -> None:
+        del self.files[tracked.id], self._by_key[tracked.checkpoint.key]
+        tracked.close()
 
 
 def _is_whole(known: Checkpoint) -> bool:
@@ -348,5 +317,7 @@ def _is_whole(known: Checkpoint) -> bool:
     try:
         status = os.fstat(descriptor)
         return (status.st_dev, status.st_ino) == known.key and continues(descriptor, known)
+    except OSError:  # it is there, and cannot be read
+        return True
     finally:
         os.close(descriptor)

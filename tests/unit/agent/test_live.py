@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_a_clock_that_is_set_lets_no_file_go(tmp_path: Path) -> None:
         pass
     log.unlink()
     clock.advance_to(clock.now_us() + 3_600_000_000)
-    tail.discover()
+    live._cut()
     assert len(tail.files) == 1
     live.close()
     spool.close()
@@ -340,6 +341,25 @@ def test_a_directory_where_a_file_should_be_is_said_once(tmp_path: Path) -> None
         ("source_is_directory", f"{tmp_path}/logs/", "warning"),
     ]  # and nothing of one that a glob happens to match
     assert logs[0]["hint"] == logs[1]["hint"] == f"name the files in it, for example {tmp_path}/logs/*.log"
+
+
+# ---- files that give trouble
+
+
+def test_names_that_are_no_text_and_files_that_cannot_be_read_do_not_stop_it(tmp_path: Path, nobody: int) -> None:
+    bad = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4d.log"))
+    bad.write_text("no time, no level\n")
+    (tmp_path / "good.log").write_text(LINE)
+    (tmp_path / "memory.log").symlink_to("/proc/self/mem")  # its first page cannot be read
+    source = SourceSettings(type="file", config={"paths": [f"{tmp_path}/*.log"], "parser": "plain"})
+    made = settings(tmp_path, source, port=nobody)
+    status = asyncio.run(_stopped(made, once=True, when=lambda: spooled(tmp_path)))
+    assert (status.lines, status.overflowed) == (2, [])
+    assert f"{tmp_path}/b?d.log" in [file.path for file in read_status(tmp_path / "state").files]
+    with closing(Spool(tmp_path / "state" / "spool")) as spool:
+        assert len(spool.offsets) == 3
+        batches = [wire.batch_from_bytes(request.batch) for _, request in spool.after(None, 100)]
+    assert f"{tmp_path}/b?d.log" in [source.path for batch in batches for source in batch.sources]
 
 
 # ---- metrics

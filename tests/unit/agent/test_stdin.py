@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helios_agent import followed as followed_module
 from helios_agent import stdin as stdin_module
-from helios_agent import tail as tail_module
 from helios_agent.lines import whole_lines
 from helios_agent.reader import MAX_LINE_BYTES, Chunk
 from helios_agent.settings import StdinSettings
@@ -72,7 +72,7 @@ def pipe() -> Iterator[Pipe]:
 def short() -> Iterator[None]:
     """Lines of over 16 bytes are too long, and 8 are read at once."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (stdin_module, tail_module):
+        for module in (stdin_module, followed_module):
             patch.setattr(module, "MAX_LINE_BYTES", MAX)
             patch.setattr(module, "BLOCK_BYTES", BLOCK)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from structlog.testing import capture_logs
 from tests.examples import examples
 
-from helios_agent.tail import COPY_WAIT_US, GONE_WAIT_US, Tail
+from helios_agent.followed import GONE_WAIT_US
+from helios_agent.tail import COPY_WAIT_US, Tail
 from helios_agent.tracking import Checkpoint
 from helios_core.clock import EventClock
 
@@ -50,6 +53,7 @@ class Reader:
             | {id_: known for id_, known in self.durable.items() if id_ not in self.tail.forgotten}
             | {id_: self.tail.checkpoint(tracked) for id_, tracked in self.tail.files.items()}
         )
+        self.tail.release()
         return self.lines[before:]
 
     def restart(self) -> None:
@@ -310,6 +314,7 @@ def test_what_was_written_to_a_deleted_file_while_reading_paused_is_read(reader:
     reader.wait(GONE_WAIT_US + 1)
     for _ in range(3):
         reader.tail.discover()
+        reader.tail.release()
     assert reader.read() == ["2", "3"]
     reader.wait(GONE_WAIT_US + 1)
     reader.read()
@@ -339,8 +344,8 @@ def test_from_the_end_only_what_comes_later(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_passed_over(
     reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("helios_agent.tail.BLOCK_BYTES", 16)
-    monkeypatch.setattr("helios_agent.tail.MAX_LINE_BYTES", 40)
+    monkeypatch.setattr("helios_agent.followed.BLOCK_BYTES", 16)
+    monkeypatch.setattr("helios_agent.followed.MAX_LINE_BYTES", 40)
     append(tmp_path / "a.log", "good", "x" * 200, "better")
     assert [line for line in reader.read() if line] == ["good", "better"]
 
@@ -350,6 +355,74 @@ def test_a_directory_and_an_unreadable_path_do_no_harm(reader: Reader, tmp_path:
     (tmp_path / "dangling.log").symlink_to(tmp_path / "nowhere")
     append(tmp_path / "a.log", "1")
     assert reader.read() == ["1"]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: int, *inodes: int) -> None:
+    """These files can be opened, and not read."""
+    real = os.pread
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino in inodes:
+            raise OSError(error, os.strerror(error))
+        return real(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, known: bool
+) -> None:
+    bad = tmp_path / "bad.log"
+    append(bad, "1")
+    if known:
+        assert reader.read() == ["1"]
+    append(bad, "2")
+    append(tmp_path / "good.log", "a")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        failing(patch, error, bad.stat().st_ino)
+        assert reader.read() == ["a"]
+        append(tmp_path / "new.log", "1", "x")  # as the bad one begins, for all that can be known
+        append(tmp_path / "good.log", "b")
+        assert sorted([*reader.read(), *reader.read()]) == ["1", "b", "x"]
+        reader.restart()
+        assert reader.read() == []
+    said = [entry["error"] for entry in logs if entry["event"] == "source_unreadable" and entry["path"] == str(bad)]
+    assert said == [os.strerror(error)] * 2  # once a start
+    assert reader.read() == (["2"] if known else ["1", "2"])
+
+
+def test_reading_that_fails_in_the_middle_takes_nothing(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path / "a.log", "1")
+    reader.tail.discover()
+    (tracked,) = reader.tail.files.values()
+
+    def fails(*words: object) -> Checkpoint:
+        raise OSError(errno.EIO, "bad")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("helios_agent.followed.checkpoint_of", fails)
+        assert reader.tail.read(tracked) is None
+    assert tracked.failed
+    assert reader.read() == ["1"]
+    assert not tracked.failed
+
+
+def test_a_name_that_is_no_text_is_followed(reader: Reader, tmp_path: Path) -> None:
+    """As are those of Latin-1 systems."""
+    bad = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4d.log"))
+    append(bad, "1")
+    assert reader.read() == ["1"]
+    ((_, known),) = reader.durable.items()
+    assert known.path == f"{tmp_path}/b?d.log"
+    append(bad, "2")
+    bad.rename(f"{bad}.1")
+    append(bad, "3")
+    reader.restart()
+    assert sorted(reader.read()) == ["2", "3"]
 
 
 class Rotation(RuleBasedStateMachine):
