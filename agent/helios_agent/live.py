@@ -100,7 +100,8 @@ class Live:
                 self.tails.append((source, tail))
         self._readings: dict[str, _Reading] = {}
         self._stopping = threading.Event()
-        self._last_cut_us = clock.now_us()
+        self._to_read: list[tuple[FileSettings, Tail, FollowedFile]] = []  # in this turn
+        self._last_cut_us = self._turn_us = self._looked_us = clock.now_us()
         self._last_cut_s = 0.0
         self.paused = False
 
@@ -157,17 +158,25 @@ class Live:
         return all(stdin.ended for stdin, _ in self._stdin)
 
     def _turn(self) -> bool:
-        """Every source once; whether anything was read. Nothing is read, nor cut, while the spool is full."""
+        """Every source once; whether anything was read. Nothing is read, nor cut, while the spool is full.
+
+        When it becomes full on the way, the next call goes on with the sources that have not had their turn.
+        """
         self.paused = not self._spool.wait_for_room(0)
         if self.paused:
             return False
+        if not self._to_read:
+            self._turn_us = self._clock.now_us()
+            self._to_read = [(*source, tracked) for source in self.tails for tracked in source[1].files.values()]
         read = False
-        for settings, tail in self.tails:
-            for tracked in list(tail.files.values()):
-                for _ in range(_BLOCKS_A_TURN):
-                    if not self._read(settings, tail, tracked):
-                        break
-                    read = True
+        while self._to_read:
+            settings, tail, tracked = self._to_read.pop()
+            for _ in range(_BLOCKS_A_TURN):
+                if not self._read(settings, tail, tracked):
+                    break
+                read = True
+                if not self._has_room():
+                    return True
         for stdin, choice in self._stdin:
             chunk = stdin.read()
             if chunk is None:
@@ -176,7 +185,15 @@ class Live:
             self._drop(chunk)
             if chunk.data:
                 self.reduction.add(choice.parser(chunk.data), chunk.data, stdin.settings.service)
+        self._looked_us = self._turn_us
         return read
+
+    def _has_room(self) -> bool:
+        """For another block. When much is open, a cut is made first, however many sources are to be read."""
+        if not self._pipeline.is_full:
+            return True
+        self._cut()
+        return self._spool.wait_for_room(0)
 
     def _read(self, settings: FileSettings, tail: Tail, tracked: FollowedFile) -> bool:
         chunk = tail.read(tracked)
@@ -210,8 +227,8 @@ class Live:
         return now_us // self._width_us != (self._last_cut_us - _AFTER_WINDOW_US) // self._width_us
 
     def _watermark_us(self) -> int:
-        """A source that is read to its end follows the clock; one that is behind holds it back."""
-        now_us = self._clock.now_us()
+        """A source that is read to its end follows the clock, as of the last look at all of them; one that is behind
+        holds it back."""
         behind = [
             reading.watermark_us
             for _, tail in self.tails
@@ -220,7 +237,7 @@ class Live:
             and (reading := self._readings.get(tracked.id))
             and reading.watermark_us
         ]
-        return min([now_us, *behind])
+        return min([self._looked_us, *behind])
 
     def _cut(self, *, closing: bool = False) -> None:
         now_us = self._clock.now_us()

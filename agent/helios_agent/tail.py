@@ -98,7 +98,9 @@ class Tail:
         return any(size for size, _ in self._waiting.values())
 
     def read(self, tracked: FollowedFile) -> Chunk | None:
-        """The next whole lines of a file, or None when there are none now, or it cannot be read."""
+        """The next whole lines of a file, or None when there are none now, or it cannot be read, or is closed."""
+        if self.files.get(tracked.id) is not tracked:
+            return None
         chunk = None
         with self._mindful(tracked):
             self._split_rewritten(tracked)

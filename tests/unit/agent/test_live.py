@@ -251,6 +251,73 @@ async def test_it_runs_with_windows_of_ten_seconds_unless_told(
     assert widths == [10_000, 2_000]
 
 
+# ---- what is open
+
+
+def spread(path: Path, minutes: int) -> None:
+    """Lines that are a minute apart, so that each opens a window: over 8 blocks of them."""
+    began_s = int(time.time()) - 7 * 86_400
+    times = [time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began_s + minute * 60)) for minute in range(minutes)]
+    path.write_text("".join(LINE.replace("2026-03-02T00:00:00", one) for one in times))
+
+
+def test_what_is_open_is_bounded_however_many_files_there_are(
+    made: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.followed.BLOCK_BYTES", 4_096)
+    for name in "abcdef":
+        spread(tmp_path / f"{name}.log", 500)
+    opened: list[int] = []
+    running = made(of=(file_source(*(tmp_path / f"{name}.log" for name in "abcdef")),))
+    add = running.live.reduction.add
+
+    def watched(*words: Any) -> int:
+        watermark_us = add(*words)
+        opened.append(running.live.reduction.open_windows)
+        return watermark_us
+
+    monkeypatch.setattr(running.live.reduction, "add", watched)
+    asyncio.run(running.to_its_end(once=True))
+    assert running.live.reduction.counts.events == 3_000
+    assert max(opened) < 400 + 4_096 / len(LINE)
+
+
+def test_a_spool_that_becomes_full_in_a_turn_pauses_it_and_each_file_has_its_turn(
+    made: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.followed.BLOCK_BYTES", 65_536)
+    for name in "abcd":
+        spread(tmp_path / f"{name}.log", 6_000)
+    running = made(of=(file_source(*(tmp_path / f"{name}.log" for name in "abcd")),), spool_max_bytes=1_000)
+    live, spool = running.live, running.spool
+    for _, tail in live.tails:
+        tail.discover()
+    for _ in range(8):
+        before = live.reduction.counts.lines
+        assert live._turn()
+        assert not spool.wait_for_room(0)
+        assert not live._turn()
+        assert live.reduction.counts.lines - before <= 65_536 / len(LINE)
+        for key, _ in spool.after(None, 1_000):
+            spool.acknowledge(key)
+    assert all(file.offset for file in live.files())
+
+
+async def test_a_cut_within_a_turn_says_nothing_of_what_was_not_looked_at(
+    made: Callable[..., Running], tmp_path: Path
+) -> None:
+    spread(tmp_path / "a.log", 450)
+    running = made(of=(file_source(tmp_path / "a.log"),))
+    before_us = running.live._looked_us
+    for _, tail in running.live.tails:
+        tail.discover()
+    await asyncio.sleep(0.02)
+    running.live._turn()
+    (watermark_us,) = {part.watermark_us for part in running.slices("shop") if part.watermark_us}
+    assert watermark_us <= before_us
+    assert running.live._looked_us > before_us
+
+
 # ---- standard input
 
 
