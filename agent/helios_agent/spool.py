@@ -19,6 +19,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -114,9 +115,10 @@ class Spool:
             try:
                 _write(file, record)
             except OSError:
-                self._file = None  # what is there of it is taken back, or else the segment ends with it
-                file.truncate(segment.size)
-                self._file = file
+                try:
+                    file.truncate(segment.size)  # what is there of it is taken back, or else the segment ends with it
+                except OSError:
+                    self._end_segment()
                 raise
             self._remember(segment, segment.size, batches, offsets)
             segment.size += len(record)
@@ -176,7 +178,10 @@ class Spool:
         offsets: dict[str, Position],
     ) -> None:
         for index, batch in enumerate(batches):
-            self._open[batch.id.incarnation, batch.id.sequence] = _Place(segment, position, index)
+            key = batch.id.incarnation, batch.id.sequence
+            if key in self._open:  # a record that could neither be synced nor taken back, and was written again
+                self._open[key].segment.open_batches -= 1
+            self._open[key] = _Place(segment, position, index)
         segment.open_batches += len(batches)
         segment.offsets.update(offsets)
         self.offsets.update(offsets)
@@ -196,7 +201,8 @@ class Spool:
 
     def _end_segment(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # all that is in it is synced
+                self._file.close()
             self._file = None
         self._free()
 

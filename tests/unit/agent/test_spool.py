@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -521,6 +521,52 @@ def test_a_full_disk_does_not_stop_acknowledgements(tmp_path: Path) -> None:
         assert on_disk(tmp_path) < 1_000
     with opened(tmp_path) as spool:
         assert spool.offsets == {"a": number}
+
+
+class Stubborn:
+    """A file from which nothing can be taken back, as when its disk is mounted read-only meanwhile; or closed well."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def truncate(self, size: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def close(self) -> None:
+        self._file.close()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_record_that_is_there_twice_frees_both_its_segments(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        spool.append([batch(1)], {"a": 1})
+        spool._file = cast("IO[bytes]", Stubborn(cast("IO[bytes]", spool._file)))
+        with failing_sync(), pytest.raises(OSError, match="No space"):
+            spool.append([batch(2), batch(3)], {"a": 3})
+        spool.append([batch(2), batch(3)], {"a": 3})
+        assert sequences(spool) == [1, 2, 3]
+        shutil.copytree(tmp_path, tmp_path / "copy")
+    for folder in (tmp_path, tmp_path / "copy"):
+        with opened(folder) as spool:
+            assert sequences(spool) == [1, 2, 3]
+            assert len(files(folder)) == 2
+            for key in keys(spool):
+                spool.acknowledge(key)
+            assert not files(folder)
+            assert spool.offsets == {"a": 3}
+
+
+def test_a_segment_that_cannot_be_closed_is_full_all_the_same(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        spool.append([batch(1)], {"a": 1})
+        spool._file = cast("IO[bytes]", Stubborn(cast("IO[bytes]", spool._file)))
+        spool.append([batch(2, SEGMENT_BYTES)], {"a": 2})
+        spool.append([batch(3)], {"a": 3})
+        assert sequences(spool) == [1, 2, 3]
+        assert len(files(tmp_path)) == 2
 
 
 def test_a_folder_that_cannot_be_synced_takes_no_record(tmp_path: Path) -> None:
