@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc import aio
+from structlog.testing import capture_logs
 
 from helios.v1 import service_pb2, service_pb2_grpc
 from helios_agent import shipper as shipper_module
@@ -318,6 +319,57 @@ async def test_a_collector_without_a_bus_gets_it_later(
         shipper = await shipped(spool, port)
     assert shipper.counts.retries == away
     await check(bus, 100)
+
+
+async def test_a_pause_that_is_asked_for_has_a_bound(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector may ask for 49 days."""
+    monkeypatch.setattr(shipper_module, "MAX_RETRY_AFTER_S", 0.05)
+    asked = 3
+
+    async def answer(request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
+        nonlocal asked
+        asked -= 1
+        if asked < 0:
+            return accepted(request)
+        return service_pb2.SendBatchResponse(answer=service_pb2.ANSWER_RETRY, retry_after_ms=2**32 - 1)
+
+    fill(spool, Cutter(AGENT, "host-1"), 10)
+    async with scripted(Scripted(answer)) as port:
+        shipper = await shipped(spool, port)
+    assert shipper.counts.acknowledged == 10
+
+
+async def test_a_stream_without_answers_is_made_anew(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper_module, "_ANSWER_TIMEOUT_S", 0.3)
+    silent = 25
+
+    async def answer(request: service_pb2.SendBatchRequest) -> service_pb2.SendBatchResponse:
+        nonlocal silent
+        silent -= 1
+        if silent in (0, 10):  # with others unanswered before it, and with none
+            await asyncio.sleep(3_600)
+        return accepted(request)
+
+    fill(spool, Cutter(AGENT, "host-1"), 100)
+    async with scripted(Scripted(answer)) as port:
+        with capture_logs() as logs:
+            shipper = await shipped(spool, port)
+    assert shipper.counts.acknowledged == 100
+    assert [entry["event"] for entry in logs] == ["collector_silent"] * 2
+
+
+async def test_a_stream_on_which_nothing_is_unanswered_stays(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper_module, "_ANSWER_TIMEOUT_S", 0.1)
+    bus = Site()
+    cutter = Cutter(AGENT, "host-1")
+    async with collector(bus) as port, shipping(spool, port) as (shipper, drain, running):
+        for number in (1, 2):
+            fill(spool, cutter, 1)
+            await until(lambda number=number: shipper.counts.acknowledged == number)
+            await asyncio.sleep(0.3)
+        drain.set()
+        await asyncio.wait_for(running, 10)
+    assert shipper.counts.retries == 0
 
 
 async def test_a_slow_collector_gets_everything_once(spool: Spool) -> None:
