@@ -244,6 +244,8 @@ def status(path: Path | None, as_json: bool) -> None:
             click.echo(f"    the last time: {metrics.error}")
     if found.metrics_dropped:
         click.echo(f"  samples dropped: {_counted(found.metrics_dropped)}")
+    if found.files_left_out:
+        click.echo(f"  {found.files_left_out:,} files more than can be open: they take turns")
     for file in found.files:
         click.echo(f"  {file.path}: read to {file.offset:,}, {file.backlog_bytes:,} bytes behind")
 

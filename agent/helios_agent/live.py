@@ -49,7 +49,7 @@ _STATUS_EVERY_S: Final = 2.0
 _BLOCKS_A_TURN: Final = 8  # of one file, before the others have their turn
 _DRAIN_S: Final = 20.0
 _AFTER_WINDOW_US: Final = 500_000
-_NEW_ERROR_EVERY_S: Final = 1.0
+_HURRY_EVERY_S: Final = 1.0
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 Say = Callable[[], dict[str, Any]]
 _log = structlog.get_logger(__name__)
@@ -218,10 +218,11 @@ class Live:
         return ParserChoice(settings.parser, ParserContext(service, self._clock.now_us()), source)
 
     def _cut_is_due(self) -> bool:
-        """At the end of each window and half a second, at once for a new error, and when much waits."""
+        """At the end of each window and half a second, soon for a new error or files left out, and when much waits."""
         if self._pipeline.is_full or self.poller.waiting >= self._batch_size:
             return True
-        if self.reduction.has_new_error and time.monotonic() - self._last_cut_s >= _NEW_ERROR_EVERY_S:
+        hurries = self.reduction.has_new_error or any(tail.left_out for _, tail in self.tails)
+        if hurries and time.monotonic() - self._last_cut_s >= _HURRY_EVERY_S:
             return True
         now_us = self._clock.now_us() - _AFTER_WINDOW_US
         return now_us // self._width_us != (self._last_cut_us - _AFTER_WINDOW_US) // self._width_us
@@ -385,6 +386,7 @@ def _status(live: Live, spool: Spool, shipper: Shipper) -> Status:
         files=live.files(),
         metrics=live.poller.status(),
         metrics_dropped=dict(+live.poller.dropped),
+        files_left_out=sum(len(tail.left_out) for _, tail in live.tails),
         truncated_without_copy=sum(tail.lost for _, tail in live.tails),
         spool_batches=len(spool),
         spool_bytes=spool.size_bytes,

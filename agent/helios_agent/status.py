@@ -39,6 +39,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         process: the agent's process id.
         mended: values of events that could not be used, by reason.
         overflowed: the beginnings of service names beyond the bound.
+        files_left_out: how many files could not be opened at the last look, because too many are; they take turns.
         metrics_dropped: metric samples that were not taken, by reason.
         spool_batches, spool_bytes: what the collector has not acknowledged.
         paused: the spool is full, so that nothing is read.
@@ -57,6 +58,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     files: list[FileStatus] = []
     metrics: list[MetricsStatus] = []
     metrics_dropped: dict[str, int] = {}
+    files_left_out: int = 0
     truncated_without_copy: int = 0
     spool_batches: int = 0
     spool_bytes: int = 0

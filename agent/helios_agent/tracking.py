@@ -55,24 +55,48 @@ def checkpoint_of(descriptor: int, offset: int, path: str) -> Checkpoint:
     )
 
 
+class Content:
+    """An open file that is compared with many checkpoints: its head is read once, and its size is that of now."""
+
+    def __init__(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self.key = status.st_dev, status.st_ino
+        self.size = status.st_size
+        self._descriptor = descriptor
+        self.head = os.pread(descriptor, HEAD_BYTES, 0)
+        self._hashes: dict[int, bytes] = {}
+
+    def has_head_of(self, checkpoint: Checkpoint) -> bool:
+        """It begins as the checkpoint's file does. At offset 0 nothing has been read, which says nothing."""
+        length = checkpoint.head_bytes
+        if not checkpoint.offset or len(self.head) < length:
+            return False
+        if length not in self._hashes:
+            self._hashes[length] = _hash(self.head[:length])
+        return self._hashes[length] == checkpoint.head
+
+    def continues(self, checkpoint: Checkpoint) -> bool:
+        """It begins with all that the checkpoint has read: the same stream, here or moved."""
+        return (
+            self.size >= checkpoint.offset
+            and self.has_head_of(checkpoint)
+            and _guard(self._descriptor, checkpoint.offset) == checkpoint.guard
+        )
+
+    def begins(self, checkpoint: Checkpoint, descriptor: int) -> bool:
+        """It is, so far as its ends tell, the beginning of what the checkpoint has read, of the open file given."""
+        if self.size >= checkpoint.offset or (self.size >= checkpoint.head_bytes and not self.has_head_of(checkpoint)):
+            return False
+        behind = max(0, self.size - GUARD_BYTES)
+        return all(
+            os.pread(self._descriptor, length, start) == os.pread(descriptor, length, start)
+            for start, length in ((0, min(self.size, HEAD_BYTES)), (behind, self.size - behind))
+        )
+
+
 def continues(descriptor: int, checkpoint: Checkpoint) -> bool:
-    """Whether the open file begins with all that the checkpoint has read: the same stream, here or moved.
-
-    A checkpoint at offset 0 has read nothing, so it says nothing about a file.
-    """
-    if not checkpoint.offset or os.fstat(descriptor).st_size < checkpoint.offset:
-        return False
-    head = os.pread(descriptor, checkpoint.head_bytes, 0)
-    return _hash(head) == checkpoint.head and _guard(descriptor, checkpoint.offset) == checkpoint.guard
-
-
-def is_beginning(descriptor: int, size: int, other: int) -> bool:
-    """Whether an open file of that size, so far as its ends tell, is the beginning of another: a copy under way."""
-    behind = max(0, size - GUARD_BYTES)
-    return all(
-        os.pread(descriptor, length, start) == os.pread(other, length, start)
-        for start, length in ((0, min(size, HEAD_BYTES)), (behind, size - behind))
-    )
+    """Whether the open file begins with all that the checkpoint has read; see `Content`."""
+    return bool(checkpoint.offset) and Content(descriptor).continues(checkpoint)
 
 
 def _guard(descriptor: int, offset: int) -> bytes:

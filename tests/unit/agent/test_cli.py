@@ -188,6 +188,10 @@ def test_status_says_how_the_sources_do(tmp_path: Path) -> None:
     assert "  samples dropped: 2 bad_sample, 1,500 overflow\n" in said
 
 
+def test_status_says_how_many_files_wait(tmp_path: Path) -> None:
+    assert "  1,500 files more than can be open: they take turns\n" in status(tmp_path, files_left_out=1_500)
+
+
 def test_status_for_scripts(tmp_path: Path) -> None:
     found = json.loads(status(tmp_path, "--json", metrics=[MetricsStatus(type="system", samples=3)]))
     assert found["metrics"] == [{"type": "system", "collections": 0, "failures": 0, "samples": 3, "error": ""}]
@@ -196,6 +200,7 @@ def test_status_for_scripts(tmp_path: Path) -> None:
 def test_status_without_any_of_it_says_nothing_of_it(tmp_path: Path) -> None:
     said = status(tmp_path)
     assert "samples" not in said
+    assert "files" not in said
     assert "_overflow" not in said
 
 

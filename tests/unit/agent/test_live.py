@@ -26,6 +26,7 @@ from helios_agent.sources import MetricSample
 from helios_agent.spool import Spool
 from helios_agent.status import Status, read_status
 from helios_agent.tail import Tail
+from helios_agent.tracking import Checkpoint
 from helios_core import wire
 from helios_core.batches import MAX_SLICE_BYTES, Batch, Slice
 from helios_core.clock import EventClock, SystemClock
@@ -424,9 +425,45 @@ def test_names_that_are_no_text_and_files_that_cannot_be_read_do_not_stop_it(tmp
     assert (status.lines, status.overflowed) == (2, [])
     assert f"{tmp_path}/b?d.log" in [file.path for file in read_status(tmp_path / "state").files]
     with closing(Spool(tmp_path / "state" / "spool")) as spool:
-        assert len(spool.offsets) == 3
+        assert len(spool.offsets) == 2
         batches = [wire.batch_from_bytes(request.batch) for _, request in spool.after(None, 100)]
     assert f"{tmp_path}/b?d.log" in [source.path for batch in batches for source in batch.sources]
+
+
+async def test_more_files_than_may_be_open_are_all_read(
+    made: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.tail.MAX_OPEN", 4)
+    monkeypatch.setattr(live_module, "_HURRY_EVERY_S", 0.0)
+    for number in range(30):
+        (tmp_path / f"{number}.log").write_text(LINE.replace("hello", f"hello {number:02}"))
+    running = made(of=(file_source(tmp_path / "*.log"),))
+    await running.to_its_end(once=True)
+    assert running.live.reduction.counts.events == 30
+    assert len(running.spool.offsets) == 30
+    assert all(isinstance(at, Checkpoint) and at.offset == len(LINE) + 3 for at in running.spool.offsets.values())
+    ranges = [source for batch in running.batches() for source in batch.sources]
+    assert len(ranges) == len({source.source for source in ranges}) == 30
+    running.close()
+    running = made(of=(file_source(tmp_path / "*.log"),))
+    await running.to_its_end(once=True)
+    assert running.live.reduction.counts.events == 0
+
+
+async def test_the_status_says_how_many_files_had_to_wait(
+    tmp_path: Path, nobody: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.tail.MAX_OPEN", 2)
+    for number in range(5):
+        (tmp_path / f"{number}.log").write_text(f"half of line {number}")
+    for number in (1, 2):
+        (tmp_path / f"{number}.log").write_text(f"too long {number}" + "x" * 2_000_000)  # nor can these be closed
+    made = settings(tmp_path, file_source(tmp_path / "[12].log", tmp_path / "*.log"), port=nobody)
+    stop = asyncio.Event()
+    running = asyncio.create_task(live_module.run(made, stop))
+    await asyncio.sleep(0.3)
+    stop.set()
+    assert (await running).files_left_out == 3
 
 
 # ---- metrics

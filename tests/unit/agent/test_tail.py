@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.examples import examples
 
 from helios_agent.followed import GONE_WAIT_US
-from helios_agent.tail import COPY_WAIT_US, Tail
+from helios_agent.tail import COPY_WAIT_US, MAX_OPEN, Tail
 from helios_agent.tracking import Checkpoint
 from helios_core.clock import EventClock
 
@@ -40,6 +41,12 @@ class Reader:
     def read(self) -> list[str]:
         """Reads all there is; the lines that came this time."""
         before = len(self.lines)
+        self._look()
+        while self.tail.left_out:
+            self._look()
+        return self.lines[before:]
+
+    def _look(self) -> None:
         self.tail.discover()
         progress = True
         while progress:
@@ -54,7 +61,6 @@ class Reader:
             | {id_: self.tail.checkpoint(tracked) for id_, tracked in self.tail.files.items()}
         )
         self.tail.release()
-        return self.lines[before:]
 
     def restart(self) -> None:
         """As after a stop or a kill: only what is durable is known."""
@@ -357,6 +363,78 @@ def test_a_directory_and_an_unreadable_path_do_no_harm(reader: Reader, tmp_path:
     assert reader.read() == ["1"]
 
 
+@pytest.fixture
+def _crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios_agent.tail.MAX_OPEN", 3)
+
+
+@pytest.mark.usefixtures("_crowd")
+def test_more_files_than_may_be_open_take_turns(reader: Reader, tmp_path: Path) -> None:
+    logs = [tmp_path / f"{number}.log" for number in range(10)]
+    with capture_logs() as said:
+        for name in ("a", "b", "c"):
+            for number, log in enumerate(logs):
+                append(log, f"{number}{name}")
+            assert sorted(reader.read()) == [f"{number}{name}" for number in range(10)]
+            assert len(reader.tail.files) <= 3
+            assert reader.read() == []
+        append(tmp_path / "today.log", "today")
+        assert reader.read() == ["today"]
+        reader.restart()
+        append(logs[5], "d")
+        assert reader.read() == ["d"]
+        logs[5].rename(tmp_path / "5.log.1")
+        logs[6].unlink()
+        append(tmp_path / "5.log.1", "e")
+        append(logs[5], "f")
+        assert sorted(reader.read()) == ["e", "f"]
+    assert [entry["event"] for entry in said].count("too_many_files") == 2  # once a start
+
+
+@pytest.mark.usefixtures("_crowd")
+def test_files_that_have_not_been_read_to_their_end_stay_open(reader: Reader, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.log").write_text("half")
+        (tmp_path / f"late-{number}.log").write_text(f"{number}\n")
+    reader.tail.discover()
+    reader.tail.release()
+    assert [Path(tracked.path).name for tracked in reader.tail.files.values()] == ["0.log", "1.log", "2.log"]
+    assert reader.tail.is_waiting
+    assert sorted(reader.read()) == ["0", "1", "2"]
+    for number in range(3):
+        append(tmp_path / f"{number}.log", f"-{number}")
+    assert sorted(reader.read()) == ["half-0", "half-1", "half-2"]
+
+
+@pytest.mark.usefixtures("_crowd")
+@pytest.mark.parametrize("first_bytes", [None, 0, 1, 2_000, 5_000])
+def test_copytruncate_of_a_file_that_was_closed(reader: Reader, tmp_path: Path, first_bytes: int | None) -> None:
+    log = tmp_path / "a.log"
+    append(log, *[f"line {number}" for number in range(1_000)])
+    reader.read()
+    reader.wait(1)
+    for number in range(5):
+        append(tmp_path / f"{number}.log", f"{number}")
+    assert len(reader.read()) == 5
+    assert not any(tracked.path == str(log) for tracked in reader.tail.files.values())
+    append(log, "last")
+    copy = tmp_path / "a.log.1"
+    if first_bytes is not None:
+        copy.write_bytes(log.read_bytes()[:first_bytes])
+        assert reader.read() == ["last"]
+        reader.wait(1)
+        for number in range(5):
+            append(tmp_path / f"{number}.log", f"{number}")
+        reader.read()
+        reader.read()
+    shutil.copy(log, copy)
+    os.truncate(log, 0)
+    append(log, "after")
+    assert sorted(reader.read()) == (["after", "last"] if first_bytes is None else ["after"])
+    reader.wait(COPY_WAIT_US + 1)
+    assert reader.read() == []
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, error: int, *inodes: int) -> None:
     """These files can be opened, and not read."""
     real = os.pread
@@ -428,10 +506,12 @@ def test_a_name_that_is_no_text_is_followed(reader: Reader, tmp_path: Path) -> N
 class Rotation(RuleBasedStateMachine):
     """A logger, log rotation of every kind, an agent that stops and starts: each line comes once."""
 
+    max_open = MAX_OPEN
+
     def __init__(self) -> None:
         super().__init__()
-        import tempfile
-
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("helios_agent.tail.MAX_OPEN", self.max_open)
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.reader = Reader(self.folder)
@@ -498,9 +578,17 @@ class Rotation(RuleBasedStateMachine):
         assert sorted(self.reader.lines) == sorted(self.written)
         self.reader.tail.close()
         self.temporary.cleanup()
+        self.patch.undo()
+
+
+class CrowdedRotation(Rotation):
+    """The same, with fewer files open than there are."""
+
+    max_open = 2
 
 
 TestRotation = Rotation.TestCase
-TestRotation.settings = settings(
+TestCrowdedRotation = CrowdedRotation.TestCase
+TestRotation.settings = TestCrowdedRotation.settings = settings(
     max_examples=examples(60), stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
