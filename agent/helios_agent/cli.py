@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from helios_agent import connection
 from helios_agent.live import run as run_live
 from helios_agent.parsers.base import Block, ParserContext, lines_of
 from helios_agent.parsers.detect import by_name
-from helios_agent.paths import printable
+from helios_agent.paths import matching, printable
 from helios_agent.reader import FileReader
 from helios_agent.replay import service_of
 from helios_agent.settings import DEFAULT_FILE, EXAMPLE, FileSettings, Settings, StdinSettings, load
@@ -266,9 +265,7 @@ def _settings(path: Path | None) -> Settings:
 
 
 def _matched(source: FileSettings) -> list[str]:
-    excluded = {name for pattern in source.exclude for name in glob.glob(pattern, recursive=True)}
-    names = dict.fromkeys(name for pattern in source.paths for name in sorted(glob.glob(pattern, recursive=True)))
-    return [name for name in names if name not in excluded and Path(name).is_file()]
+    return [name for name in matching(source.paths, source.exclude) if Path(name).is_file()]
 
 
 def _file_faults(source: FileSettings) -> list[str]:

@@ -28,7 +28,7 @@ import msgspec
 import structlog
 
 from helios_agent.followed import FollowedFile
-from helios_agent.paths import printable
+from helios_agent.paths import matching, printable
 from helios_agent.reader import Chunk
 from helios_agent.tracking import HEAD_BYTES, Checkpoint, Content, checkpoint_of, continues
 from helios_core.clock import US_PER_S, Clock
@@ -54,8 +54,7 @@ class Tail:
     """The files that some patterns match.
 
     Args:
-        patterns: globs; `**` goes into folders.
-        exclude: globs of paths that are left alone.
+        patterns, exclude: see `paths.matching`.
         checkpoints: what was durable when the agent stopped, by the id of the file.
         clock: for what is waited for: one that nobody sets.
         from_end: files that are there at the first look and unknown are read from their ends.
@@ -156,11 +155,6 @@ class Tail:
         self.files.clear()
         self._by_key.clear()
 
-    def _paths(self) -> Iterator[str]:
-        excluded = {path for pattern in self._exclude for path in glob.glob(pattern, recursive=True)}
-        found = (path for pattern in self._patterns for path in sorted(glob.glob(pattern, recursive=True)))
-        return (path for path in dict.fromkeys(found) if path not in excluded)
-
     def _make_room(self) -> None:
         """Closes the longest quiet of the files that are read, as many as were left out."""
         read = sorted(
@@ -185,7 +179,7 @@ class Tail:
         """The paths of the files that want to be opened; the others get the path at which they are now."""
         fresh: dict[_Key, str] = {}
         quiet, self._quiet = self._quiet, {}
-        for path in self._paths():
+        for path in matching(self._patterns, self._exclude):
             try:
                 status = os.stat(path)
             except OSError:
