@@ -64,13 +64,15 @@ class FollowedFile:
         self.id, self.offset, self.skipping = id_, 0, False
 
     def lines(self, now_us: int) -> Chunk | None:
-        """The next whole lines, or None when there are none now."""
+        """The next whole lines, or None when there are none now; of a file that is over, at last, what is left."""
         start = self.offset
         data = os.pread(self.descriptor, BLOCK_BYTES, start)
         while b"\n" not in data and len(data) <= MAX_LINE_BYTES:
             more = os.pread(self.descriptor, BLOCK_BYTES, start + len(data))
             if not more:
                 self._found_end(start + len(data), now_us)
+                if self._is_over(now_us):
+                    return self._last_line(data)
                 if not self.skipping:
                     return None
                 break
@@ -86,15 +88,31 @@ class FollowedFile:
         self.changed_us = now_us
         return Chunk(data[lines.start : lines.end], start + lines.start, self.offset, int(lines.too_long), lines.start)
 
-    def is_over(self, now_us: int) -> bool:
-        """It is deleted, read and quiet. It may have grown since its end was seen: reading pauses at times."""
-        status = os.fstat(self.descriptor)
-        is_read = self.at_end and status.st_size == self.seen_bytes
-        return not status.st_nlink and is_read and now_us - self.changed_us > GONE_WAIT_US
+    def is_done(self, now_us: int) -> bool:
+        """It is deleted and quiet, and all of it is read."""
+        return self._is_over(now_us) and self.offset == self.seen_bytes and not self.skipping
 
     def close(self) -> None:
         with suppress(OSError):  # nothing was written to it
             os.close(self.descriptor)
+
+    def _is_over(self, now_us: int) -> bool:
+        """It is deleted and quiet. It may have grown since its end was seen: reading pauses at times."""
+        status = os.fstat(self.descriptor)
+        is_seen = self.at_end and status.st_size == self.seen_bytes
+        return not status.st_nlink and is_seen and now_us - self.changed_us > GONE_WAIT_US
+
+    def _last_line(self, data: bytes) -> Chunk | None:
+        """What stands at the end of a file that is over lacks its line feed, and will not get it."""
+        start, too_long = self.offset, int(self.skipping)
+        if not (data or too_long):
+            return None
+        end = start + len(data)
+        self.checkpoint = checkpoint_of(self.descriptor, end, self.path)
+        self.offset, self.skipping = end, False
+        if too_long:
+            return Chunk(b"", end, end, too_long, len(data))
+        return Chunk(data, start, end)
 
     def _found_end(self, seen_bytes: int, now_us: int) -> None:
         self.at_end = True

@@ -142,7 +142,7 @@ class Tail:
                 self._set_aside(tracked)
                 continue
             with self._mindful(tracked):
-                if tracked.is_over(self._clock.now_us()):
+                if tracked.is_done(self._clock.now_us()):
                     self._close(tracked)
                     self.forgotten.append(tracked.id)
                     _log.info("source_gone", path=tracked.name, offset=tracked.offset)

@@ -327,6 +327,49 @@ def test_what_was_written_to_a_deleted_file_while_reading_paused_is_read(reader:
     assert not reader.tail.files
 
 
+def test_the_last_line_of_a_deleted_file_needs_no_line_feed(reader: Reader, tmp_path: Path) -> None:
+    """The last words of a process that died, mostly."""
+    log = tmp_path / "a.log"
+    log.write_text("one\nlast wor")
+    with log.open("a") as writer:
+        reader.read()
+        log.unlink()
+        reader.wait(GONE_WAIT_US)
+        assert reader.read() == []
+        writer.write("ds")
+        writer.flush()
+        reader.wait(2)
+        assert reader.read() == []
+        reader.wait(GONE_WAIT_US + 1)
+        reader.tail.release()
+        reader.tail.discover()
+        (tracked,) = reader.tail.files.values()
+        chunk = reader.tail.read(tracked)
+        assert chunk is not None
+        assert (chunk.data, chunk.from_offset, chunk.to_offset) == (b"last words", 4, 14)
+        assert reader.read() == []
+        assert not reader.tail.files
+
+
+def test_a_line_that_is_too_long_at_the_end_of_a_deleted_file_is_counted(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helios_agent.followed.BLOCK_BYTES", 16)
+    monkeypatch.setattr("helios_agent.followed.MAX_LINE_BYTES", 40)
+    log = tmp_path / "a.log"
+    log.write_text("x" * 200)
+    assert reader.read() == []
+    log.unlink()
+    reader.wait(GONE_WAIT_US + 1)
+    (tracked,) = reader.tail.files.values()
+    chunk = reader.tail.read(tracked)
+    assert chunk is not None
+    assert (chunk.data, chunk.too_long) == (b"", 1)
+    assert reader.tail.read(tracked) is None
+    reader.tail.release()
+    assert not reader.tail.files
+
+
 def test_a_new_file_under_a_reused_inode_is_read_from_the_beginning(reader: Reader, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     append(log, "1", "2")
