@@ -103,6 +103,7 @@ class Live:
         self._to_read: list[tuple[FileSettings, Tail, FollowedFile]] = []  # in this turn
         self._last_cut_us = self._turn_us = self._looked_us = clock.now_us()
         self._last_cut_s = 0.0
+        self._gave_up = False  # a cut could not be spooled
         self.paused = False
 
     def stop(self) -> None:
@@ -241,6 +242,8 @@ class Live:
         return min([self._looked_us, *behind])
 
     def _cut(self, *, closing: bool = False) -> None:
+        if self._gave_up:
+            return
         now_us = self._clock.now_us()
         watermark_us = self._watermark_us()
         positions: dict[str, Position] = {}
@@ -274,7 +277,8 @@ class Live:
                 self._spool.append(batches, positions)
                 break
             except OSError as error:  # a full disk: what was read stays in memory until it can be written
-                if self._stopping.is_set():  # it is read again at the next start
+                if self._stopping.is_set():  # it is read again at the next start, so that no other cut may follow
+                    self._gave_up = True
                     _log.error("last_cut_not_spooled", error=str(error))
                     return
                 _log.error("spool_cannot_be_written", error=str(error), pause_s=_FULL_DISK_PAUSE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -196,6 +197,31 @@ async def test_what_was_read_and_not_counted_is_read_again(
     running = made(of=(file_source(tmp_path / "a.log"),))
     await running.to_its_end(once=True)
     assert running.live.reduction.counts.events == 10
+
+
+async def test_no_cut_follows_one_that_could_not_be_spooled(
+    made: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full until the moment at which the agent is told to end."""
+    (tmp_path / "a.log").write_text(LINE * 10)
+    running = made(of=(file_source(tmp_path / "a.log"),), window_ms=20)
+    append = running.spool.append
+    refused: list[int] = []
+
+    def full(*words: Any) -> None:
+        if len(refused) == 2:
+            return append(*words)
+        refused.append(running.live.reduction.counts.lines)
+        if len(refused) == 2:
+            running.live.stop()
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(running.spool, "append", full)
+    monkeypatch.setattr(live_module, "_FULL_DISK_PAUSE_S", 0.001)
+    await running.to_its_end()
+    assert refused == [10, 10]
+    assert not running.spool.offsets
+    assert not running.batches()
 
 
 # ---- clocks
