@@ -26,6 +26,7 @@ from helios_core.windows import WindowDelta, deltas_of
 from helios_detector import agents
 from helios_detector.engine import Engine
 from helios_detector.evaluation import evaluate, read_labels
+from helios_detector.marks import Marks
 from helios_detector.models import KeptModels
 from helios_detector.telemetry import Telemetry
 from helios_detector.watermarks import LOST_AFTER_US, Agent, Watermarks
@@ -89,8 +90,7 @@ class DetectorService:
         self._ledgers: dict[tuple[bytes, int, int], Ledger] = {}
         self._published = {partition: commit.next_offset for partition, commit in committed.items()}
         self._offsets = dict(self._published)
-        self._marks = _marks_of(committed)
-        self._homes: dict[str, int] = {}  # the number of the partition of each service
+        self._marks = Marks(committed)
         self._said = agents.Said()
         self._since_us = _NEVER_US  # it has listened, by a clock that was not set since
         self._listens = False  # it has read all that had come once; before, nobody is lost
@@ -163,7 +163,7 @@ class DetectorService:
         for record in received:
             self._offsets[record.partition] = max(record.offset + 1, self._offsets.get(record.partition, 0))
         return {
-            partition: Commit(offset, str(max(self._ticked_us, self._marks.get(partition.number) or 0)).encode())
+            partition: Commit(offset, self._marks.metadata(partition, self._ticked_us))
             for partition, offset in self._offsets.items()
         }
 
@@ -260,12 +260,12 @@ class DetectorService:
         if record.partition.topic is Topic.EVENTS:
             events = wire.record_from_bytes(record.value)
             service = self._watermarks.under(events.service)
-            self._homes[service] = record.partition.number
+            self._marks.found(service, record.partition)
             self._watermarks.received(service, record.time_us)
             return service, deltas_of(events, duration_ms=self._context.window_ms), []
         id_, content, part = slice_of(record)
         service = self._watermarks.under(part.service, id_.agent_id)
-        self._homes[service] = record.partition.number
+        self._marks.found(service, record.partition)
         if not self._is_new(id_, record.partition.number, part.service, content):
             return service, [], []
         if part.history:
@@ -312,13 +312,9 @@ class DetectorService:
                 decided += self._saying([agents.ended(alert, now_us) for alert in self._said.given_up(now_us)])
             for service in sorted(self._watermarks.waiting(now_us, before_us)):
                 decided += self._decided(service, now_us)
-            alerts += (alert for alert in decided if self._is_unsaid(alert, now_us))
+            is_unsaid = partial(self._marks.is_unsaid, now_us=now_us, is_news=self._is_news)
+            alerts += (alert for alert in decided if is_unsaid(alert.service))
         return alerts
-
-    def _is_unsaid(self, alert: Alert, now_us: int) -> bool:
-        """Nobody who had its service has decided by time up to then, and committed that."""
-        mark_us = self._marks.get(self._homes.get(alert.service, -1), 0)
-        return self._is_news if mark_us is None else now_us > mark_us
 
     def _lost(self, agent: Agent) -> list[Alert]:
         """What there is to say of it, unless somebody has said it: he may have heard of the agent at another time."""
@@ -356,7 +352,7 @@ class DetectorService:
             late_until=rfc3339(self._ticked_us),  # what is read up to there counts as late
         )
         self._watermarks.step_to(now_us)
-        self._marks = {}  # of a time that is to come again
+        self._marks.forget()
         self._listen(now_us)
 
     def _step_forward(self, now_us: int) -> None:
@@ -387,16 +383,6 @@ class DetectorService:
             spans = {name: (first, learned[name], last) for name, (first, last) in self.outcome.span_us.items()}
             self.outcome.evaluation = evaluate(self.outcome.alerts, self._labels, spans)
         return self.outcome
-
-
-def _marks_of(committed: Mapping[Partition, Commit]) -> dict[int, int | None]:
-    """Up to when what time alone decides was published, by the number of the partition; None where none has said."""
-    marks: dict[int, int | None] = {}
-    for partition, commit in committed.items():
-        said = int(commit.metadata) if commit.metadata.isdigit() else None
-        known = marks.get(partition.number)
-        marks[partition.number] = said if known is None else max(known, said or 0)
-    return marks
 
 
 async def run(context: Context) -> Outcome:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from base64 import b64decode, b64encode
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -16,7 +14,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
-    CorruptRecordException,
     IllegalGenerationError,
     IllegalStateError,
     KafkaError,
@@ -25,15 +22,14 @@ from aiokafka.errors import (
 )
 
 from helios_core.bus.base import MAX_METADATA_BYTES, Commit, Lag, Partition, Received, Topic, first_of
-from helios_core.bus.kafka.brokerclock import BrokerClock
 from helios_core.bus.kafka.errors import translated
+from helios_core.bus.kafka.reading import FETCH_S, Reading, steady_us
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusRejected, BusUnavailable
 
 _JOIN_S: Final = 30.0
 _CLOSE_S: Final = 2.0  # for each of the groups of a process that ends
 _ANSWER_S: Final = 10.0
-_FETCH_S: Final = 0.2
 _FETCH_WAIT_MS: Final = 100  # a broker that has nothing says so: others are held back until then
 # Who does not poll because the bus or the store is away is alive all the same: heartbeats say so. aiokafka would leave
 # the group after five minutes and not join it again before the next poll, which may be waiting for a commit, which
@@ -41,7 +37,6 @@ _FETCH_WAIT_MS: Final = 100  # a broker that has nothing says so: others are hel
 _MAX_POLL_INTERVAL_MS: Final = 2**31 - 1
 # A partition that has more and does not give it holds the others back so long, and no longer.
 _PATIENCE_S: Final = 5.0
-_FETCH_RECORDS: Final = 2_000
 # The group has moved on: what this member did is done again by another, and does no harm.
 _MOVED: Final = (
     CommitFailedError,
@@ -50,8 +45,6 @@ _MOVED: Final = (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
-# What a client raises of a batch that is damaged, and of a text in it that is none.
-_UNREADABLE: Final = (CorruptRecordException, UnicodeDecodeError)
 _log = structlog.get_logger(__name__)
 
 
@@ -78,18 +71,13 @@ class KafkaConsumer:
             # By ranges: partitions of the same number in two topics go to the same member.
             partition_assignment_strategy=(RangePartitionAssignor,),
         )
-        self._waiting: dict[TopicPartition, deque[ConsumerRecord[bytes, bytes]]] = {}
-        self._next: dict[TopicPartition, int] = {}
-        self._came_ms: dict[TopicPartition, int] = {}  # when the answer came that brought what waits
-        self._overdue: dict[TopicPartition, int] = {}  # not waited for again before they answer
-        self._clock = BrokerClock()
+        self._reading = Reading(self._client)
         self._assigned = asyncio.Event()
         self._committing: asyncio.Task[Any] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._given: frozenset[Partition] = frozenset()
         self._log = ""
         self._departures = 0
-        self._ill: set[TopicPartition] = set()  # those that cannot be read, and are asked alone
         self.closed = False
 
     @property
@@ -176,161 +164,45 @@ class KafkaConsumer:
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These are read from now on, and no others; one that was ours until now goes on where it was."""
-        self._next = {partition: self._next[partition] for partition in partitions if partition in self._next}
-        for partition, offset in self._next.items():
-            self._client.seek(partition, offset)
-        self._waiting = {partition: deque() for partition in sorted(partitions)}
+        self._reading.begin(partitions)
         before, self._given = self._given, frozenset(map(self._ours, partitions))
-        self._ill &= {*partitions}
         self._departures += not before <= self._given
         self._assigned.set()
 
     def revoked(self) -> None:
         """None are read until they are given out anew: what waits here is read again by whoever gets it."""
         self._assigned.clear()
-        self._waiting = {}
+        self._reading.drop()
 
     async def _until_assigned(self) -> None:
         """Until it has its partitions. After an error that aiokafka has no answer to, it waits to be asked for it."""
         while not self._assigned.is_set():
             self._client._coordinator.check_errors()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._assigned.wait(), _FETCH_S)
+                await asyncio.wait_for(self._assigned.wait(), FETCH_S)
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Received]:
         async with self._asking("Kafka cannot be read", timeout_s + _ANSWER_S):
             await self._gather(timeout_s)
-        return first_of(self._take(), max_records)
+        return first_of((self._received(*one) for one in self._reading.take()), max_records)
 
     async def _gather(self, timeout_s: float) -> None:
         """Waits for records, in the time if there are any; and for those that may be older than what has come."""
         now_s = asyncio.get_running_loop().time
         began_s = now_s()
-        await self._fetch(0)
-        while not any(self._waiting.values()):
+        reading = self._reading
+        await reading.fetch(0)
+        while not reading.has_any:
             left_s = began_s + timeout_s - now_s()
             if left_s <= 0 and (await self._lag()).records == 0:
                 return
-            await self._fetch(min(left_s, _FETCH_S) if left_s > 0 else _FETCH_S)
+            await reading.fetch(min(left_s, FETCH_S) if left_s > 0 else FETCH_S)
         began_s = now_s()
-        while held_back := self._held_back():
+        while held_back := reading.held_back():
             if now_s() - began_s > _PATIENCE_S:
-                self._overdue = {partition: self._answered_ms(partition) for partition in held_back}
+                reading.give_up(held_back)
                 return
-            await self._fetch(_FETCH_S, held_back)
-
-    async def _fetch(self, timeout_s: float, only: Collection[TopicPartition] = ()) -> None:
-        """Takes what has come for partitions of which nothing waits here."""
-        wanted = only or [partition for partition, waiting in self._waiting.items() if not waiting]
-        if not wanted:
-            if not self._waiting and timeout_s:  # it has none, or none as yet
-                await asyncio.sleep(timeout_s)
-            return
-        try:
-            await self._look(wanted)
-            found = await self._read(wanted, timeout_s)
-        except IllegalStateError:  # they were given to others just now
-            return
-        for partition, records in found.items():
-            self._clock.saw(partition, records[-1].timestamp * 1_000, _steady_us())
-            if partition in self._waiting:
-                self._waiting[partition].extend(records)
-                self._next.setdefault(partition, records[0].offset)  # it was given anew before it was looked at
-                self._came_ms[partition] = self._answered_ms(partition)
-            else:  # whoever is given it reads them again
-                with suppress(IllegalStateError):
-                    self._client.seek(partition, records[0].offset)
-
-    async def _read(self, partitions: Collection[TopicPartition], timeout_s: float) -> dict[TopicPartition, list[Any]]:
-        """What has come for these. One that cannot be read, such as a damaged batch, does not hold up the others.
-
-        Raises:
-            BusUnavailable: one cannot be read, and nothing has come for the others.
-        """
-        well = [partition for partition in partitions if partition not in self._ill]
-        alone = [partition for partition in partitions if partition in self._ill]
-        found: dict[TopicPartition, list[Any]] = {}
-        try:
-            if well:
-                found = await self._get(*well, timeout_s=timeout_s)
-        except _UNREADABLE:
-            self._go_back(well)  # the client is past what it had of the others, and nobody was given
-            alone += well
-        faults = []
-        for partition in alone:
-            try:
-                found |= await self._get(partition, timeout_s=0 if len(alone) < len(partitions) else _FETCH_S)
-                self._ill -= found.keys()
-            except _UNREADABLE as error:
-                self._go_back([partition])
-                self._ill.add(partition)
-                place = f"{partition.topic}, partition {partition.partition}, from offset {self._next.get(partition)}"
-                faults.append(f"{place} on cannot be read: {error or type(error).__name__}")
-        if faults and not found:
-            raise BusUnavailable(faults[0])
-        return found
-
-    async def _get(self, *partitions: TopicPartition, timeout_s: float) -> dict[TopicPartition, list[Any]]:
-        found: dict[TopicPartition, list[Any]] = await self._client.getmany(
-            *partitions, timeout_ms=round(timeout_s * 1_000), max_records=_FETCH_RECORDS
-        )
-        return found
-
-    def _go_back(self, partitions: Collection[TopicPartition]) -> None:
-        """To where those of which nothing waits go on."""
-        for partition in partitions:
-            if partition in self._next and not self._waiting.get(partition, True):
-                with suppress(IllegalStateError):
-                    self._client.seek(partition, self._next[partition])
-
-    async def _look(self, partitions: Collection[TopicPartition]) -> None:
-        """Where those of which nothing waits go on: also after offsets that are no records, or no more.
-
-        Of those that are given out anew nothing is learnt: the client is past what waited here and nobody was given.
-        """
-        for partition in partitions:
-            waiting = self._waiting.get(partition)
-            if waiting is None or waiting:
-                continue
-            position = await self._client.position(partition)
-            if self._waiting.get(partition) is waiting:
-                self._next[partition] = position
-
-    def _held_back(self) -> list[TopicPartition]:
-        """Partitions that may have something older than what waits of the others, none of which is here."""
-        if not any(self._waiting.values()):
-            return []
-        return [partition for partition, waiting in self._waiting.items() if not waiting and self._may_have(partition)]
-
-    def _may_have(self, partition: TopicPartition) -> bool:
-        """There is more, or there was none when it was last asked, which was before others gave what waits here."""
-        answered_ms = self._answered_ms(partition)
-        if partition in self._ill:
-            return False
-        if partition in self._overdue and self._overdue[partition] == answered_ms:
-            return False
-        newest_ms = max((self._came_ms[other] for other, waiting in self._waiting.items() if waiting), default=0)
-        end = self._client.highwater(partition) if answered_ms else None
-        return end is None or answered_ms < newest_ms or self._next.get(partition, 0) < end
-
-    def _answered_ms(self, partition: TopicPartition) -> int:
-        """When the last answer about a partition came; 0 before the first."""
-        if partition not in self._client.assignment():
-            return 0
-        return self._client.last_poll_timestamp(partition) or 0
-
-    def _take(self) -> Iterator[Received]:
-        """The oldest of what waits, until a partition runs out that may have more."""
-        waiting = {partition: records for partition, records in self._waiting.items() if records}
-        while waiting:
-            partition = min(waiting, key=lambda p: waiting[p][0].timestamp)
-            record = waiting[partition].popleft()
-            self._next[partition] = record.offset + 1
-            yield self._received(partition, record)
-            if not waiting[partition]:
-                if self._may_have(partition):
-                    return
-                del waiting[partition]
+            await reading.fetch(FETCH_S, held_back)
 
     def _received(self, partition: TopicPartition, record: ConsumerRecord[bytes, bytes]) -> Received:
         return Received(
@@ -355,7 +227,7 @@ class KafkaConsumer:
             await self._until_assigned()
             offsets: dict[TopicPartition, Any] = {
                 partition: OffsetAndMetadata(given.next_offset, b64encode(given.metadata).decode())
-                for partition in self._waiting
+                for partition in self._reading.partitions
                 if (given := commits.get(self._ours(partition))) is not None
             }
             if not offsets:
@@ -371,7 +243,7 @@ class KafkaConsumer:
     async def committed(self) -> Mapping[Partition, Commit]:
         async with self._asking("Kafka does not tell what is committed"):
             await self._until_assigned()
-            partitions = list(self._waiting)
+            partitions = self._reading.partitions
             if not partitions:
                 return {}
             async with self._admin() as admin:
@@ -386,14 +258,11 @@ class KafkaConsumer:
         async with self._asking("Kafka cannot be read from the beginning"):
             while True:
                 await self._until_assigned()
-                partitions = list(self._waiting)
+                partitions = self._reading.partitions
                 starts = await self._client.beginning_offsets(partitions)
-                if partitions == list(self._waiting):
+                if partitions == self._reading.partitions:
                     break
-        for partition in partitions:
-            self._client.seek(partition, starts[partition])
-            self._waiting[partition].clear()
-            self._next[partition] = starts[partition]
+        self._reading.restart(starts)
 
     async def lag(self) -> Lag:
         async with self._asking("Kafka does not tell how much it has"):
@@ -402,14 +271,13 @@ class KafkaConsumer:
     async def _lag(self) -> Lag:
         while True:
             await self._until_assigned()
-            partitions = list(self._waiting)
-            asked_us = _steady_us()
+            partitions = self._reading.partitions
+            asked_us = steady_us()
             ends = await self._client.end_offsets(partitions)
             with suppress(IllegalStateError):  # they were given to others just now
-                await self._look(partitions)
-                if partitions == list(self._waiting):
-                    records = sum(max(0, ends[partition] - self._next[partition]) for partition in partitions)
-                    return Lag(records, self._clock.at(asked_us))
+                await self._reading.look(partitions)
+                if partitions == self._reading.partitions:
+                    return Lag(self._reading.left(ends), self._reading.clock.at(asked_us))
 
     async def close(self) -> None:
         if self.closed:
@@ -427,10 +295,6 @@ class KafkaConsumer:
             _log.warning("group_not_left", error=str(error) or type(error).__name__)
         if self._committing is not None:
             self._committing.cancel()
-
-
-def _steady_us() -> int:
-    return time.monotonic_ns() // 1_000
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final
@@ -18,16 +18,15 @@ from helios_core.errors import StoreMismatch, StoreUnavailable
 from helios_core.store import rolling, rows
 from helios_core.store.applying import Applying
 from helios_core.store.base import MetricsWrite, Outcome, Row, SliceWrite, Statement, Write
-from helios_core.store.postgres.copy import EPOCH_2000_US, windows_copied
-from helios_core.store.postgres.errors import RAISED, connecting, translated
-from helios_core.store.postgres.migrate import ENGINE, Connection, checked, state_of
+from helios_core.store.postgres import pools
+from helios_core.store.postgres.copy import windows_copied
+from helios_core.store.postgres.errors import RAISED, translated
+from helios_core.store.postgres.migrate import ENGINE, Connection
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.stored import StoredWindow
 from helios_core.turns import Turns
 
 _COMMAND_S: Final = 60.0
-_CONNECT_S: Final = 10.0
-_CLOSE_S: Final = 5.0
 _PRUNE_ROLLED: Final = 50
 _DAY_US: Final = 86_400 * US_PER_S
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
@@ -138,7 +137,7 @@ class PostgresStore:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._pool is not None:
-            await self._end(self._pool)
+            await pools.end(self._pool, self._command_s)
 
     async def _connected(self) -> asyncpg.Pool[asyncpg.Record]:
         """The pool; whoever needs it first makes it for all, and goes on when nobody waits for it any more."""
@@ -157,45 +156,11 @@ class PostgresStore:
             raise
 
     async def _connect(self) -> asyncpg.Pool[asyncpg.Record]:
-        limit_ms = str(round(self._command_s * 1_000))
         try:
-            with connecting():
-                pool = await asyncpg.create_pool(
-                    self._settings.dsn,
-                    min_size=1,
-                    max_size=self._settings.connections,
-                    timeout=_CONNECT_S,
-                    command_timeout=self._command_s,
-                    init=_prepare,
-                    server_settings={
-                        "application_name": "helios",
-                        "timezone": "UTC",
-                        # Many days make a search look dear to the planner: it would compile for half a second what
-                        # takes a millisecond.
-                        "jit": "off",
-                        # A server that has lost us lets go of what we have locked.
-                        "statement_timeout": limit_ms,
-                        "idle_in_transaction_session_timeout": limit_ms,
-                        # What is committed here is taken off the bus.
-                        "synchronous_commit": "on",
-                    },
-                )
-            try:
-                with connecting():
-                    async with _acquired(pool, _CONNECT_S) as connection, asyncio.timeout(_CONNECT_S):
-                        state = await state_of(connection)
-                checked(state, complete=True)
-            except BaseException:
-                await self._end(pool)
-                raise
+            self._pool = await pools.made(self._settings, self._command_s)
         finally:
             self._connecting = None
-        self._pool = pool
-        return pool
-
-    async def _end(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        with suppress(TimeoutError):  # the pool has cut what is still under way by then
-            await asyncio.wait_for(pool.close(), min(_CLOSE_S, self._command_s))
+        return self._pool
 
     async def _rolled(self, claim: str, until_us: int, limit: int) -> int:
         """Rolls up minutes, which are no longer marked then."""
@@ -214,24 +179,12 @@ class PostgresStore:
         except StoreMismatch as error:  # found only now: who has begun waits until somebody migrates
             raise StoreUnavailable(str(error)) from error
         try:
-            async with _acquired(pool, self._command_s) as connection:
+            async with pools.acquired(pool, self._command_s) as connection:
                 yield connection
         except RAISED as error:
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
                 await pool.expire_connections()
             raise translated(error) from error
-
-
-@asynccontextmanager
-async def _acquired(pool: asyncpg.Pool[asyncpg.Record], within_s: float) -> AsyncIterator[Connection]:
-    async with pool.acquire(timeout=within_s) as connection:
-        try:
-            yield connection
-        except (TimeoutError, asyncio.CancelledError):
-            # Or it is waited for until a server that hangs has said that it gave up.
-            with suppress(asyncpg.InterfaceError):
-                connection.terminate()
-            raise
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
@@ -306,17 +259,6 @@ def _days_of(writes: Sequence[Write], raw_from_us: int) -> list[str]:
         else:
             times_us.update(event.time_us for event in write.record.events)
     return [from_us(day * _DAY_US).date().isoformat() for day in sorted({time_us // _DAY_US for time_us in times_us})]
-
-
-async def _prepare(connection: Connection) -> None:
-    """Times are integer microseconds since 1970, as everywhere in Helios."""
-    await connection.set_type_codec(
-        "timestamptz",
-        schema="pg_catalog",
-        encoder=lambda us: (us - EPOCH_2000_US,),
-        decoder=lambda value: value[0] + EPOCH_2000_US,
-        format="tuple",
-    )
 
 
 @cache
