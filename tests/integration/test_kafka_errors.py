@@ -8,9 +8,14 @@ import pytest
 from aiokafka import errors
 
 from helios_core.bus.kafka.errors import translated
-from helios_core.errors import BusError, BusRejected, BusUnavailable
+from helios_core.errors import BusError, BusRejected, BusUnavailable, BusUnreachable
 
 SIZES = {errors.MessageSizeTooLargeError, errors.RecordListTooLargeError, errors.RecordTooLargeError}
+
+AWAY = {
+    errors.KafkaConnectionError, errors.KafkaTimeoutError, errors.NoBrokersAvailable, errors.NodeNotReadyError,
+    errors.RequestTimedOutError,
+}  # fmt: skip
 
 
 def tree(kind: type[errors.KafkaError]) -> Iterator[type[errors.KafkaError]]:
@@ -33,7 +38,7 @@ def test_each_is_translated(kind: type[errors.KafkaError]) -> None:
     for error in (kind(), kind("because of this")):
         made = translated(error, "it was being done")
         assert isinstance(made, BusError)
-        assert type(made) is (BusRejected if kind in SIZES else BusUnavailable)
+        assert type(made) is (BusRejected if kind in SIZES else BusUnreachable if kind in AWAY else BusUnavailable)
         assert made.retryable is (kind not in SIZES)
         reason = str(made).removeprefix("it was being done: ")
         assert reason != str(made)
