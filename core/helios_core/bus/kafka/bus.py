@@ -18,6 +18,7 @@ from helios_core.bus.kafka.consumer import KafkaConsumer
 from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusUnavailable
+from helios_core.tasks import seen
 
 _BATCH_BYTES: Final = 256 * 1024
 _KEYS: Final = 20_000  # twice as many as there are services at most
@@ -105,7 +106,7 @@ class KafkaBus:
                     key=record.key.encode("utf-8", "surrogatepass"),
                     headers=[(name, text.encode("utf-8", "surrogatepass")) for name, text in record.headers.items()],
                 )
-                future.add_done_callback(_seen)
+                future.add_done_callback(seen)
                 sent.append(future)
             for future in sent:
                 await asyncio.shield(future)
@@ -121,7 +122,7 @@ class KafkaBus:
             return self._producer
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
-            self._starting.add_done_callback(_seen)
+            self._starting.add_done_callback(seen)
         return await asyncio.shield(self._starting)
 
     async def _start(self) -> AIOKafkaProducer:
@@ -177,9 +178,3 @@ async def _stopped(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     finally:
         await producer.client.close()
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """An error that nobody waits for any more is no news."""
-    if not future.cancelled():
-        future.exception()

@@ -26,6 +26,7 @@ from helios_core.bus.kafka.errors import translated
 from helios_core.bus.kafka.reading import FETCH_S, Reading, steady_us
 from helios_core.bus.kafka.settings import KafkaSettings
 from helios_core.errors import BusRejected, BusUnavailable
+from helios_core.tasks import seen
 
 _JOIN_S: Final = 30.0
 _CLOSE_S: Final = 2.0  # for each of the groups of a process that ends
@@ -234,7 +235,7 @@ class KafkaConsumer:
                 return
             # One after the other, and not ended by our deadline: an older one must not land after a newer.
             self._committing = asyncio.create_task(self._client.commit(offsets))
-            self._committing.add_done_callback(_seen)
+            self._committing.add_done_callback(seen)
             try:
                 await asyncio.shield(self._committing)
             except _MOVED as error:
@@ -295,12 +296,6 @@ class KafkaConsumer:
             _log.warning("group_not_left", error=str(error) or type(error).__name__)
         if self._committing is not None:
             self._committing.cancel()
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """An error that nobody waits for any more is no news."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _text(raw: bytes | None) -> str:

@@ -24,6 +24,7 @@ from helios_core.store.postgres.errors import RAISED, translated
 from helios_core.store.postgres.migrate import ENGINE, Connection
 from helios_core.store.postgres.settings import PostgresSettings
 from helios_core.stored import StoredWindow
+from helios_core.tasks import seen
 from helios_core.turns import Turns
 
 _COMMAND_S: Final = 60.0
@@ -147,7 +148,7 @@ class PostgresStore:
             return self._pool
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(_seen)
+            self._connecting.add_done_callback(seen)
         try:
             return await asyncio.shield(self._connecting)
         except asyncio.CancelledError:
@@ -185,12 +186,6 @@ class PostgresStore:
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # another server may be the primary by now
                 await pool.expire_connections()
             raise translated(error) from error
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """An error that nobody waits for any more is no news."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def _mark(connection: Connection, applying: Applying) -> None:
