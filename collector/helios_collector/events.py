@@ -24,7 +24,7 @@ _MAX_AHEAD_US: Final = 600 * US_PER_S
 _MAX_AGE_US: Final = 30 * 86_400 * US_PER_S
 _DECODER: Final = msgspec.json.Decoder(msgspec.Raw)
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_MAX_VALUES: Final = 1_000_000  # of an array of events: each takes a hundred bytes to look at
+_MAX_VALUES: Final = 1_000_000  # of an array of events, or lines: each takes a hundred bytes to look at
 MAX_KEY_BYTES: Final = 256  # it becomes a part of every event's id
 
 
@@ -71,6 +71,8 @@ def items(data: bytes) -> Iterator[bytes]:
     except (msgspec.DecodeError, RecursionError) as error:
         if b"\n" not in stripped or stripped.startswith(b"["):
             raise BodyError(f"the body is not JSON: {error}") from error
+        if (lines := stripped.count(b"\n")) > _MAX_VALUES:
+            raise BodyError(f"{lines} lines: at most {_MAX_VALUES}; send less at once", 413) from error
         yield from (line for line in map(bytes.strip, BytesIO(stripped)) if line)
         return
     yield stripped
